@@ -1,0 +1,96 @@
+"""Building a data set (``configs/data/*.yaml``) and reading it for training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from nurie.config.base import AbsolutePath, ConfigModel
+
+
+class CharactersSource(ConfigModel):
+    """The built-in parametrised characters, recoloured with random palettes."""
+
+    kind: Literal["characters"] = "characters"
+    """Kind of the source."""
+    palettes_per_character: int = Field(4, ge=1)
+    """Pictures made of each character, each in another palette."""
+    characters_per_palette: int = Field(4, ge=1)
+    """How many characters share one palette (gives same-palette references)."""
+    max_characters: int | None = Field(None, ge=2)
+    """Use only this many characters of each split (None: all)."""
+    shading_probability: float = Field(0.5, ge=0, le=1)
+    """Share of pictures with soft cel shading."""
+
+
+class FolderSource(ConfigModel):
+    """A folder of pictures of one's own (PNG, JPEG, WebP), searched recursively."""
+
+    kind: Literal["folder"] = "folder"
+    """Kind of the source."""
+    path: AbsolutePath
+    """The folder."""
+    test_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of pictures kept for the test split, by a hash of the file's name."""
+
+
+Source = Annotated[CharactersSource | FolderSource, Field(discriminator="kind")]
+
+
+class DataConfig(ConfigModel):
+    """One data build."""
+
+    kind: Literal["data"] = "data"
+    """Kind of this file."""
+    name: str
+    """Name of the data set."""
+    source: Source
+    """Where the pictures come from."""
+    output: AbsolutePath
+    """Folder of the shards and the manifest."""
+    image_size: int = Field(128, ge=32, multiple_of=32)
+    """Side of the pictures, in pixels."""
+    line_styles: tuple[str, ...] = ("ink", "xdog", "pencil")
+    """Line styles made of every picture; training picks one at random."""
+    vae: AbsolutePath | None = None
+    """Folder of the autoencoder whose latents are stored (None: the trainer encodes)."""
+    mismatch_rounds: int = Field(8, ge=1)
+    """Mismatched references chosen per sample; epoch e uses number e modulo this."""
+    rows_per_shard: int = Field(256, ge=1)
+    """Samples per Parquet file."""
+    seed: int = Field(0, ge=0)
+    """Seed of everything random."""
+    num_cpus: int = Field(2, ge=1)
+    """Parallel Ray tasks."""
+
+
+class ReferenceAugmentation(ConfigModel):
+    """Augmentation of the aligned reference (method section 8)."""
+
+    max_rotation: float = Field(10.0, ge=0, le=180)
+    """Largest rotation, in degrees."""
+    max_shift: float = Field(0.2, ge=0, le=1)
+    """Largest shift with white padding, as a share of the side."""
+    min_scale: float = Field(0.8, gt=0, le=1)
+    """Smallest free resize of each side, before the resize to a square."""
+    erase_probability: float = Field(0.25, ge=0, le=1)
+    """Probability of one white rectangle."""
+    flip_probability: float = Field(0.5, ge=0, le=1)
+    """Probability of a mirror image."""
+
+
+class ReadConfig(ConfigModel):
+    """How a training run reads its shards."""
+
+    shards: AbsolutePath
+    """Folder made by ``nurie data build``."""
+    same_palette_probability: float = Field(0.0, ge=0, le=1)
+    """Share of samples whose aligned reference is another character in the same palette
+    (exact truth exists only for recoloured characters)."""
+    augmentation: ReferenceAugmentation = ReferenceAugmentation()
+    """Augmentation of the aligned reference."""
+    num_encoder_actors: int = Field(1, ge=1)
+    """Actors that run the frozen reference encoders."""
+    prefetch_batches: int = Field(2, ge=0)
+    """Batches kept ready in front of each trainer."""

@@ -1,0 +1,41 @@
+"""Evaluation (``configs/eval/*.yaml``)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from nurie.config.base import AbsolutePath, ConfigModel
+from nurie.config.train import TrackingConfig
+
+
+class EvaluateConfig(ConfigModel):
+    """Metrics of a model on unseen characters under three reference protocols."""
+
+    kind: Literal["eval"] = "eval"
+    """Kind of this file."""
+    model: str
+    """Model folder, or ``models:/NAME@ALIAS`` of the MLflow registry."""
+    shards: AbsolutePath
+    """Folder made by ``nurie data build``; its test split is used."""
+    output: AbsolutePath
+    """Folder of the table (JSON, Markdown) and the contact sheet."""
+    num_samples: int = Field(64, ge=1)
+    """Test samples, chosen by the seed."""
+    num_inference_steps: int = Field(20, ge=1)
+    """Denoising steps."""
+    guidance_scale: float = Field(2.0, ge=0)
+    """Reference guidance."""
+    batch_size: int = Field(8, ge=1)
+    """Pictures per batch."""
+    num_actors: int = Field(2, ge=1)
+    """Ray actors that hold a pipeline."""
+    use_gpu: bool = False
+    """One GPU per actor instead of one CPU."""
+    sheet_rows: int = Field(12, ge=1)
+    """Rows of the contact sheet."""
+    tracking: TrackingConfig = TrackingConfig(registered_model=None, alias=None)
+    """MLflow."""
+    seed: int = Field(0, ge=0)
+    """Seed of pairs and noise."""
