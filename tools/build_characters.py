@@ -126,7 +126,9 @@ RECIPES = {
             "white": "highlight",
         },
         # A translucent buzz cut, a drop of drool, and a ring whose hole is painted white.
-        excluded=frozenset({("hair", "short19"), ("mouth", "variant13"), ("earrings", "variant02")}),
+        excluded=frozenset(
+            {("hair", "short19"), ("mouth", "variant13"), ("earrings", "variant02")}
+        ),
         outlined_roles=(),
     ),
 }
@@ -154,7 +156,11 @@ def build_style(name: str, seed: int) -> list[dict[str, object]]:
     style = Style(definition)
     rng = np.random.default_rng([seed, sum(name.encode())])
     variants = {
-        part: [v for v in definition["components"][part]["variants"] if (part, v) not in recipe.excluded]
+        part: [
+            v
+            for v in definition["components"][part]["variants"]
+            if (part, v) not in recipe.excluded
+        ]
         for part in recipe.parts
     }
     held_out = choose_held_out(variants, rng)
@@ -185,7 +191,9 @@ def build_style(name: str, seed: int) -> list[dict[str, object]]:
             }
         )
     # Neighbours with the same parts in the same place let the compressor reuse whole regions.
-    return sorted(rows, key=lambda row: (json.loads(str(row["attributes"]))["hair"], row["character_id"]))
+    return sorted(
+        rows, key=lambda row: (json.loads(str(row["attributes"]))["hair"], row["character_id"])
+    )
 
 
 def choose_held_out(
@@ -254,7 +262,9 @@ def to_svg(style: Style, choice: dict[str, str | None], recipe: StyleRecipe) -> 
     if choice.get("beard"):
         # The mouth under a beard is a translucent white cut-out; make it the mouth's own colour.
         svg = svg.replace('opacity=".4"', "")
-        svg = re.sub(r'(<g mask="url\(#beard[^>]*><path fill=")white', rf"\1{id_colour('lips')}", svg)
+        svg = re.sub(
+            r'(<g mask="url\(#beard[^>]*><path fill=")white', rf"\1{id_colour('lips')}", svg
+        )
     for fill, role in recipe.role_of_fill.items():
         svg = svg.replace(f'fill="{fill}"', f'fill="{id_colour(role)}"')
     return svg

@@ -17,8 +17,8 @@ _ANCHORS: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("brown", (110, 65, 35)),
     ("brown", (70, 45, 30)),
     ("brown", (150, 105, 70)),
-    ("blonde", (235, 205, 120)),
-    ("blonde", (205, 170, 100)),
+    ("yellow", (235, 205, 120)),
+    ("yellow", (205, 170, 100)),
     ("yellow", (250, 230, 40)),
     ("orange", (240, 140, 40)),
     ("orange", (205, 105, 30)),
@@ -66,15 +66,19 @@ def srgb_to_lab(rgb: np.ndarray) -> np.ndarray:
 
 _ANCHOR_LAB = srgb_to_lab(np.array([colour for _, colour in _ANCHORS]) / 255)
 COLOUR_NAMES: tuple[str, ...] = tuple(dict.fromkeys(name for name, _ in _ANCHORS))
-"""Every name that :func:`colour_name` can return."""
+"""Every name that :func:`colour_name` can return, but for hair's ``blonde``."""
 
 _SKIN_LIGHTNESS = (("dark_skin", 45.0), ("brown_skin", 68.0), ("tan_skin", 82.0))
 
 
-def colour_name(colour: RGB) -> str:
-    """Return the name nearest to an sRGB colour (0..1 a channel) in CIELAB."""
+def colour_name(colour: RGB, *, of_hair: bool = False) -> str:
+    """Return the name nearest to an sRGB colour (0..1 a channel) in CIELAB.
+
+    Yellow hair is called blonde, as people do; nothing else is.
+    """
     distance = np.linalg.norm(_ANCHOR_LAB - srgb_to_lab(np.asarray(colour)), axis=1)
-    return _ANCHORS[int(distance.argmin())][0]
+    name = _ANCHORS[int(distance.argmin())][0]
+    return "blonde" if of_hair and name == "yellow" else name
 
 
 def skin_name(colour: RGB) -> str:

@@ -77,8 +77,14 @@ def _draw_all(rng: np.random.Generator) -> Palette:
 def _hair(rng: np.random.Generator) -> RGB:
     kinds: list[tuple[float, Callable[[], RGB]]] = [
         (0.10, lambda: _hsv(rng.random(), rng.uniform(0, 0.5), rng.uniform(0.08, 0.24))),
-        (0.15, lambda: _hsv(rng.uniform(0.03, 0.09), rng.uniform(0.4, 0.8), rng.uniform(0.25, 0.6))),
-        (0.14, lambda: _hsv(rng.uniform(0.09, 0.15), rng.uniform(0.3, 0.7), rng.uniform(0.75, 1.0))),
+        (
+            0.15,
+            lambda: _hsv(rng.uniform(0.03, 0.09), rng.uniform(0.4, 0.8), rng.uniform(0.25, 0.6)),
+        ),
+        (
+            0.14,
+            lambda: _hsv(rng.uniform(0.09, 0.15), rng.uniform(0.3, 0.7), rng.uniform(0.75, 1.0)),
+        ),
         (0.08, lambda: _grey(rng, 0.5, 0.97)),
         (0.21, lambda: _hsv(rng.random(), rng.uniform(0.2, 0.45), rng.uniform(0.8, 1.0))),
         (0.32, lambda: _hsv(rng.random(), rng.uniform(0.5, 1.0), rng.uniform(0.4, 1.0))),

@@ -28,7 +28,7 @@ def tags_for(character: Character, palette: Palette) -> list[str]:
     """
     tags = ["solo", f"{character.attributes['hair_length']}_hair"]
     tags += [tag for fact, tag in _FACT_TAGS.items() if character.attributes[fact]]
-    tags += [f"{colour_name(palette['hair'])}_hair", skin_name(palette["skin"])]
+    tags += [f"{colour_name(palette['hair'], of_hair=True)}_hair", skin_name(palette["skin"])]
     if character.attributes["eyes_visible"]:
         tags.append(f"{colour_name(palette['eyes'])}_eyes")
     if "background2" in palette:
@@ -40,6 +40,14 @@ def tags_for(character: Character, palette: Palette) -> list[str]:
 
 def all_tags() -> list[str]:
     """List every tag that :func:`tags_for` can return, sorted: the tagger's vocabulary."""
-    coloured = [f"{c}_{part}" for c in COLOUR_NAMES for part in ("hair", "eyes", "background", "skin")]
-    fixed = ["solo", "long_hair", "short_hair", "gradient_background", *_FACT_TAGS.values()]
-    return sorted({*coloured, *fixed, *_SKIN_TONE_TAGS})
+    parts = ("hair", "eyes", "background", "skin")
+    coloured = [f"{colour}_{part}" for colour in COLOUR_NAMES for part in parts]
+    fixed = [
+        "solo",
+        "blonde_hair",
+        "long_hair",
+        "short_hair",
+        "gradient_background",
+        *_FACT_TAGS.values(),
+    ]
+    return sorted({*coloured, *fixed, *_SKIN_TONE_TAGS} - {"yellow_hair"})
