@@ -1,0 +1,1 @@
+"""From a sketch and a reference to a coloured picture."""

@@ -1,0 +1,205 @@
+"""Every control of the colorization: the one list behind the CLI, the HTTP API and the page."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ControlValue = int | float | bool | str
+
+
+class ControlError(ValueError):
+    """A control that does not exist or a value outside its range.
+
+    Attributes:
+        field: Name of the control as given.
+        message: What is wrong and what is allowed.
+        unknown: True if there is no such control.
+    """
+
+    def __init__(self, field: str, message: str, *, unknown: bool = False) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+        self.unknown = unknown
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control and all that a user interface needs to show it.
+
+    A ``default`` of None means that the value is chosen when a picture is made.
+    """
+
+    name: str
+    type: type[int] | type[float] | type[bool] | type[str]
+    default: ControlValue | None
+    help: str
+    group: str = "simple"
+    minimum: float | None = None
+    maximum: float | None = None
+    multiple_of: int | None = None
+    choices: tuple[str, ...] | None = None
+
+    @property
+    def allowed(self) -> str:
+        """The range in words, for error messages and help texts."""
+        if self.choices is not None:
+            return "one of " + ", ".join(self.choices)
+        if self.type is bool:
+            return "true or false"
+        kind = "a whole number" if self.type is int else "a number"
+        multiple = f", a multiple of {self.multiple_of}" if self.multiple_of else ""
+        return f"{kind} from {self.minimum:g} to {self.maximum:g}{multiple}"
+
+    def check(self, value: Any) -> ControlValue:
+        """Return ``value`` in the control's type.
+
+        Raises:
+            ControlError: If the type is wrong (a string is never taken for a number, nor true for
+                1) or the value is outside the range.
+        """
+        if self.type is float and type(value) is int:
+            value = float(value)
+        if type(value) is not self.type or not self._in_range(value):
+            raise ControlError(self.name, f"{value!r} is not {self.allowed}")
+        return value
+
+    def parse_text(self, text: str) -> ControlValue:
+        """Read a value from a form field or a command line, then check it.
+
+        Raises:
+            ControlError: If the text is not a value of the control.
+        """
+        words = {"true": True, "false": False}
+        try:
+            value = (
+                words[text.strip().lower()] if self.type is bool else self.type(text)
+            )
+        except (KeyError, ValueError):
+            raise ControlError(self.name, f"{text!r} is not {self.allowed}") from None
+        return self.check(value)
+
+    def _in_range(self, value: Any) -> bool:
+        if self.type is bool:
+            return True
+        if self.choices is not None:
+            return value in self.choices
+        if not math.isfinite(value) or not self.minimum <= value <= self.maximum:
+            return False
+        return self.multiple_of is None or value % self.multiple_of == 0
+
+
+_SIZE_HELP = "of the result in pixels; left out, it follows the sketch"
+
+CONTROLS: tuple[Control, ...] = (
+    Control(
+        "guidance_scale",
+        float,
+        2.0,
+        "how strongly the reference's colours win over the model's own ideas; 1 and below is "
+        "without guidance and twice as fast",
+        minimum=0,
+        maximum=15,
+    ),
+    Control(
+        "num_inference_steps",
+        int,
+        20,
+        "more steps are finer and slower",
+        minimum=1,
+        maximum=100,
+    ),
+    Control(
+        "seed",
+        int,
+        None,
+        "same seed, same picture; left out, a random one is drawn",
+        minimum=0,
+        maximum=2**32 - 1,
+    ),
+    Control(
+        "sketch_strength",
+        float,
+        1.0,
+        "how closely the result follows the lines",
+        minimum=0,
+        maximum=2,
+    ),
+    Control(
+        "line_overlay",
+        float,
+        0.0,
+        "lays the sketch's own lines over the result: 0 not at all, 1 fully",
+        minimum=0,
+        maximum=1,
+    ),
+    Control(
+        "reference_strength",
+        float,
+        1.0,
+        "how much the reference contributes",
+        "advanced",
+        minimum=0,
+        maximum=1,
+    ),
+    Control(
+        "height",
+        int,
+        None,
+        f"height {_SIZE_HELP}",
+        "advanced",
+        minimum=64,
+        maximum=2048,
+        multiple_of=32,
+    ),
+    Control(
+        "width",
+        int,
+        None,
+        f"width {_SIZE_HELP}",
+        "advanced",
+        minimum=64,
+        maximum=2048,
+        multiple_of=32,
+    ),
+)
+
+
+def parse_controls(
+    values: Mapping[str, Any], controls: tuple[Control, ...] = CONTROLS
+) -> dict[str, ControlValue | None]:
+    """Check the given controls and fill in the defaults of the others.
+
+    Args:
+        values: Control name to typed value.
+        controls: The controls that exist, possibly with narrower ranges.
+
+    Returns:
+        Every control's name with its value.
+
+    Raises:
+        ControlError: For the first unknown name or value outside its range.
+    """
+    known = {control.name: control for control in controls}
+    for name in values:
+        if name not in known:
+            raise unknown_control(name, known)
+    return {
+        name: control.check(values[name]) if name in values else control.default
+        for name, control in known.items()
+    }
+
+
+def unknown_control(name: str, known: Mapping[str, Control]) -> ControlError:
+    """The error for a name that is no control, with the nearest match and the full list."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return ControlError(
+        name,
+        f"unknown control; {hint}allowed are {', '.join(known)}",
+        unknown=True,
+    )
