@@ -1,0 +1,1 @@
+"""Ray jobs: data, training, evaluation, and their submission to a cluster."""
