@@ -155,45 +155,45 @@ def build_style(name: str, seed: int) -> list[dict[str, object]]:
     definition = json.loads(files("dicebear_styles").joinpath(f"{name}.json").read_text("utf-8"))
     style = Style(definition)
     rng = np.random.default_rng([seed, sum(name.encode())])
+    excluded = recipe.excluded
     variants = {
-        part: [
-            v
-            for v in definition["components"][part]["variants"]
-            if (part, v) not in recipe.excluded
-        ]
+        part: [v for v in definition["components"][part]["variants"] if (part, v) not in excluded]
         for part in recipe.parts
     }
     held_out = choose_held_out(variants, rng)
-    rows: list[dict[str, object]] = []
-    seen: set[str] = set()
-    while len(rows) < recipe.count:
-        split = "test" if len(rows) < recipe.count * TEST_SHARE else "train"
+    drawn: dict[str, dict[str, object]] = {}
+    while len(drawn) < recipe.count:
+        split = "test" if len(drawn) < recipe.count * TEST_SHARE else "train"
         choice = choose_parts(variants, held_out, recipe, split, rng)
         key = json.dumps(choice, sort_keys=True)
-        if key in seen:
-            continue
-        seen.add(key)
-        drawing = draw(style, choice, recipe)
-        if drawing is None:
-            continue
-        labels, ink = drawing
-        rows.append(
-            {
-                "character_id": f"{name}-{len(rows):04d}",
-                "style": name,
-                "split": split,
-                "roles": list(ROLES),
-                "height": SIZE,
-                "width": SIZE,
-                "labels": labels.tobytes(),
-                "ink": ink.tobytes(),
-                "attributes": json.dumps(attributes_of(name, choice, labels), sort_keys=True),
-            }
-        )
+        drawing = None if key in drawn else draw(style, choice, recipe)
+        if drawing is not None:
+            drawn[key] = row_of(name, len(drawn), split, choice, drawing)
     # Neighbours with the same parts in the same place let the compressor reuse whole regions.
-    return sorted(
-        rows, key=lambda row: (json.loads(str(row["attributes"]))["hair"], row["character_id"])
-    )
+    return sorted(drawn.values(), key=lambda row: (row.pop("hair"), row["character_id"]))
+
+
+def row_of(
+    name: str,
+    number: int,
+    split: str,
+    choice: dict[str, str | None],
+    drawing: tuple[np.ndarray, np.ndarray],
+) -> dict[str, object]:
+    """One row of the Parquet file, and its hair variant for sorting."""
+    labels, ink = drawing
+    return {
+        "character_id": f"{name}-{number:04d}",
+        "style": name,
+        "split": split,
+        "roles": list(ROLES),
+        "height": SIZE,
+        "width": SIZE,
+        "labels": labels.tobytes(),
+        "ink": ink.tobytes(),
+        "attributes": json.dumps(attributes_of(name, choice, labels), sort_keys=True),
+        "hair": choice["hair"],
+    }
 
 
 def choose_held_out(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
+
+from nurie.data.assets import find_assets
 
 ROLES: tuple[str, ...] = (
     "background",
@@ -63,23 +65,6 @@ class Character:
         return self.ink_levels.astype(np.float32) / np.float32(255)
 
 
-def default_characters_path() -> Path:
-    """Return the folder of the built-in set: below the current directory or the repository root.
-
-    Raises:
-        FileNotFoundError: If neither place has ``assets/characters``.
-    """
-    roots = [Path.cwd(), *Path(__file__).resolve().parents]
-    for root in roots:
-        folder = root / "assets" / "characters"
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError(
-        f"no 'assets/characters' in {Path.cwd()} nor beside the installed package: "
-        "run from the repository root or pass the folder's path"
-    )
-
-
 def load_characters(path: str | Path | None = None) -> list[Character]:
     """Load the character set.
 
@@ -92,7 +77,7 @@ def load_characters(path: str | Path | None = None) -> list[Character]:
     Raises:
         FileNotFoundError: If the path holds no Parquet file.
     """
-    place = default_characters_path() if path is None else Path(path)
+    place = find_assets("characters") if path is None else Path(path)
     files = sorted(place.glob("*.parquet")) if place.is_dir() else [place]
     if not files or not all(file.is_file() for file in files):
         raise FileNotFoundError(f"no character Parquet file at {place}")
@@ -105,7 +90,7 @@ def _read(file: Path) -> list[Character]:
     return [_character(row) for row in table.to_pylist()]
 
 
-def _character(row: dict[str, object]) -> Character:
+def _character(row: dict[str, Any]) -> Character:
     shape = (row["height"], row["width"])
     return Character(
         character_id=row["character_id"],
