@@ -1,0 +1,87 @@
+"""The Ray Serve application, for ``serve deploy`` and for ``nurie serve``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from nurie.config.serve import ServeConfig
+from nurie_serve.colorizer import Colorizer
+from nurie_serve.errors import RETRY_AFTER_S
+from nurie_serve.ingress import Ingress
+
+APP_NAME = "nurie"
+HEALTH_CHECK_PERIOD_S = 5.0
+DRAIN_TIMEOUT_S = 30.0
+
+
+def build(args: ServeConfig | Mapping[str, Any]) -> Application:
+    """Bind the ingress to the colorizer.
+
+    Args:
+        args: The settings, or (``args:`` of a Serve config file) the fields of ``ServeConfig``.
+
+    Raises:
+        pydantic.ValidationError: For an unknown field or a value out of range.
+    """
+    config = args if isinstance(args, ServeConfig) else ServeConfig(**args)
+    config = _with_absolute_paths(config)
+    return _ingress(config).bind(config, _colorizer(config).bind(config))
+
+
+def _ingress(config: ServeConfig) -> serve.Deployment:
+    # As many as the colorizers can run or queue: one more is refused there, with a reason.
+    places = config.max_queued_requests + (
+        config.max_ongoing_requests * config.autoscaling.max_replicas
+    )
+    return serve.deployment(
+        Ingress,
+        name="Ingress",
+        num_replicas=1,
+        max_ongoing_requests=2 * places + 64,
+        max_queued_requests=places,
+        backpressure_config={"status_code": 429, "retry_after_s": RETRY_AFTER_S},
+        ray_actor_options={"num_cpus": 0, "runtime_env": _environment(1)},
+        graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
+    )
+
+
+def _colorizer(config: ServeConfig) -> serve.Deployment:
+    return serve.deployment(
+        Colorizer,
+        name="Colorizer",
+        max_ongoing_requests=config.max_ongoing_requests,
+        max_queued_requests=config.max_queued_requests,
+        autoscaling_config=config.autoscaling.model_dump(),
+        ray_actor_options={
+            "num_cpus": config.num_cpus,
+            "num_gpus": config.num_gpus,
+            "runtime_env": _environment(config.num_threads),
+        },
+        graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
+    )
+
+
+def _environment(num_threads: int) -> dict[str, Any]:
+    # Spinning OpenMP threads slow a replica down by an order of magnitude as soon as another
+    # process wants the core.
+    return {
+        "env_vars": {"OMP_NUM_THREADS": str(num_threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    }
+
+
+def _with_absolute_paths(config: ServeConfig) -> ServeConfig:
+    """Replicas may run in another directory."""
+    changes: dict[str, Any] = {}
+    if "://" not in config.model and not config.model.startswith("models:/"):
+        changes["model"] = str(Path(config.model).expanduser().absolute())
+    prefix, separator, path = config.tracking_uri.partition(":///")
+    if prefix == "sqlite" and separator and path and not path.startswith("/"):
+        changes["tracking_uri"] = f"{prefix}:///{Path(path).absolute()}"
+    return config.model_copy(update=changes)

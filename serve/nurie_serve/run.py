@@ -1,0 +1,101 @@
+"""Starting and stopping the application on this machine or in the cluster of RAY_ADDRESS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from http import HTTPStatus
+
+import ray
+import requests
+from ray import serve as ray_serve
+
+from nurie.config.serve import ServeConfig
+from nurie_serve.app import APP_NAME, build
+
+_ENVIRONMENT = {
+    # A dead proxy is replaced after about 5 seconds instead of 30.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+READY_TIMEOUT_S = 30.0
+
+
+def serve(config: ServeConfig, blocking: bool = True) -> str:
+    """Deploy the application and wait until a replica answers.
+
+    Args:
+        config: The application's settings.
+        blocking: Serve until SIGINT or SIGTERM, then drain; else return while it runs on.
+
+    Returns:
+        The address of the page.
+
+    Raises:
+        ValueError: If the port is taken.
+        RuntimeError: If the application does not start; the message holds the replica's error.
+    """
+    _connect(config)
+    address = f"http://{config.host}:{config.port}"
+    ray_serve.start(http_options={"host": config.host, "port": config.port})
+    ray_serve.run(build(config), name=APP_NAME, route_prefix="/")
+    _wait_ready(address)
+    print(f"nurie is ready: {address}  (API: {address}/docs)", flush=True)
+    if blocking:
+        _wait_for_signal()
+        stop()
+    return address
+
+
+def stop() -> None:
+    """Take no new requests, finish those that run, and shut Ray Serve down."""
+    # Deleting lets replicas finish what they hold; shutting down at once would cut it off.
+    ray_serve.delete(APP_NAME)
+    ray_serve.shutdown()
+
+
+def _connect(config: ServeConfig) -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(address="auto")
+        return
+    _check_port_is_free(config)
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+
+
+def _check_port_is_free(config: ServeConfig) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, config.port))
+        except OSError as error:
+            raise ValueError(
+                f"cannot listen on {config.host}:{config.port} ({error.strerror}); "
+                "choose another with --port"
+            ) from None
+
+
+def _wait_ready(address: str) -> None:
+    """The routes reach the proxy a moment after the application is running."""
+    stopped = threading.Event()
+    for _ in range(int(READY_TIMEOUT_S / 0.5)):
+        try:
+            if requests.get(f"{address}/readyz", timeout=5).status_code == HTTPStatus.OK:
+                return
+        except requests.ConnectionError:
+            pass
+        stopped.wait(0.5)
+    raise RuntimeError(f"{address}/readyz did not answer within {READY_TIMEOUT_S:g} seconds")
+
+
+def _wait_for_signal() -> None:
+    stopped = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: stopped.set())
+    stopped.wait()

@@ -1,0 +1,137 @@
+"""What travels between the ingress and the colorizer, and how the API describes itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from PIL import Image
+
+from nurie.config.serve import LimitsConfig
+from nurie.inference.controls import CONTROLS, Control, ControlValue
+
+IMAGE_INPUTS = {
+    "sketch": "line sketch to colour (required)",
+    "reference": "picture whose colours and style are used (required)",
+    "background": "picture for the background",
+    "mask": "foreground of the sketch: white is foreground",
+}
+REQUIRED_INPUTS = ("sketch", "reference")
+
+
+@dataclass(frozen=True)
+class ColorizeJob:
+    """One checked request, ready to run."""
+
+    sketch: Image.Image
+    reference: Image.Image
+    seed: int
+    controls: dict[str, ControlValue | None]
+    """Every control but the seed."""
+    deadline: float
+    """Unix time after which nobody waits for the result."""
+    background: Image.Image | None = None
+    mask: Image.Image | None = None
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Equal for jobs that may run in one batch."""
+        has = self.background is not None, self.mask is not None
+        return self.sketch.size, has, tuple(sorted(self.controls.items()))
+
+    @property
+    def expired(self) -> bool:
+        """True once nobody waits any more."""
+        return time.time() > self.deadline
+
+
+@dataclass(frozen=True)
+class ColorizeResult:
+    """A finished picture."""
+
+    png: bytes
+    seed: int
+    model: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The model behind a replica."""
+
+    name: str
+    """Folder name or registry reference."""
+    digest: str
+    """SHA-256 of the model folder's manifest."""
+    device: str
+    dtype: str
+    components: list[str] = field(default_factory=list)
+    """Parts of the model folder, e.g. ``foreground_encoder``."""
+
+    @property
+    def label(self) -> str:
+        """Name and digest in one line."""
+        return f"{self.name} sha256:{self.digest[:12]}"
+
+
+def limited_controls(limits: LimitsConfig) -> tuple[Control, ...]:
+    """The controls with the ranges that this server allows."""
+    caps = {
+        "num_inference_steps": limits.max_inference_steps,
+        "height": limits.max_side,
+        "width": limits.max_side,
+    }
+    return tuple(
+        replace(control, maximum=min(control.maximum, caps[control.name]))
+        if control.name in caps
+        else control
+        for control in CONTROLS
+    )
+
+
+def options(controls: Iterable[Control], limits: LimitsConfig) -> dict[str, Any]:
+    """The answer of ``GET /v1/options``."""
+    return {
+        "inputs": [
+            {"name": name, "required": name in REQUIRED_INPUTS, "help": text}
+            for name, text in IMAGE_INPUTS.items()
+        ],
+        "controls": [
+            {**asdict(control), "type": control.type.__name__, "allowed": control.allowed}
+            for control in controls
+        ],
+        "limits": limits.model_dump(),
+    }
+
+
+def colorize_request_schema(controls: Iterable[Control]) -> dict[str, Any]:
+    """OpenAPI description of the multipart form of ``POST /v1/colorize``."""
+    types = {int: "integer", float: "number", bool: "boolean", str: "string"}
+    properties: dict[str, Any] = {
+        name: {"type": "string", "format": "binary", "description": text}
+        for name, text in IMAGE_INPUTS.items()
+    }
+    properties["params"] = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "description": "the controls below as one JSON object, instead of a field each",
+    }
+    for control in controls:
+        entry = {
+            "type": types[control.type],
+            "description": control.help,
+            "default": control.default,
+            "minimum": control.minimum,
+            "maximum": control.maximum,
+            "multipleOf": control.multiple_of,
+            "enum": control.choices,
+        }
+        properties[control.name] = {k: v for k, v in entry.items() if v is not None}
+    form = {
+        "type": "object",
+        "required": list(REQUIRED_INPUTS),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+    return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
