@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if not _is_for_the_user(error):
             raise
-        _print_error(str(error))
+        _print_error(_sentence(error))
         return 2
 
 
@@ -95,6 +95,12 @@ def _is_for_the_user(error: BaseException) -> bool:
         frame = frame.tb_next
     raised_in = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
     return isinstance(error, ValueError) and raised_in.split(".")[0].startswith("nurie")
+
+
+def _sentence(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return str(error)
 
 
 def _print_error(message: str) -> None:

@@ -8,49 +8,75 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nurie.inference.controls import CONTROLS, Control
+from nurie.inference.controls import CONTROLS, Control, parse_controls
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 DEFAULT_MODEL = "assets/nano"
+OPTIONAL_PICTURES = {
+    "foreground_mask": "white where the sketch's figure is",
+    "reference_mask": "white where the reference's figure is",
+    "background": "picture that colours what lies behind the figure",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; every control of the HTTP endpoint is a flag here."""
-    parser.add_argument("sketch", type=Path, metavar="SKETCH", help="line drawing, dark on light")
-    parser.add_argument("--reference", type=Path, required=True, help="picture to take colours from")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG file to write")
-    parser.add_argument(
-        "--model",
-        default=DEFAULT_MODEL,
-        help=f"model folder or models:/NAME@ALIAS (default: {DEFAULT_MODEL})",
-    )
-    parser.add_argument(
-        "--tracking-uri", default="sqlite:///mlflow.db", help="MLflow store of models:/ names"
-    )
-    for image in ("foreground-mask", "reference-mask", "background"):
-        parser.add_argument(f"--{image}", type=Path, help=f"optional {image.replace('-', ' ')}")
+    add = parser.add_argument
+    add("sketch", type=Path, metavar="SKETCH", help="line drawing, dark lines on light paper")
+    add("--reference", type=Path, required=True, help="picture whose colours and style to take")
+    add("-o", "--output", type=Path, required=True, help="PNG file to write")
+    add("--model", default=DEFAULT_MODEL, help="model folder or models:/NAME@ALIAS")
+    add("--tracking-uri", default="sqlite:///mlflow.db", help="MLflow store of models:/ names")
+    for name, help_text in OPTIONAL_PICTURES.items():
+        add(f"--{name.replace('_', '-')}", type=Path, metavar="FILE", help=help_text)
     groups: dict[str, argparse._ArgumentGroup] = {}
     for control in CONTROLS:
-        group = groups.setdefault(control.group, parser.add_argument_group(control.group))
-        group.add_argument(f"--{control.name.replace('_', '-')}", help=_help(control))
+        if control.group not in groups:
+            groups[control.group] = parser.add_argument_group(f"{control.group} controls")
+        flag = f"--{control.name.replace('_', '-')}"
+        groups[control.group].add_argument(flag, metavar="VALUE", help=_help(control))
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``nurie colorize``."""
-    from nurie_cli.colorize_files import colorize_files
+    texts = {control: getattr(args, control.name) for control in CONTROLS}
+    given = {
+        control.name: control.parse_text(text)
+        for control, text in texts.items()
+        if text is not None
+    }
+    controls = parse_controls(given)
+    seed = controls.pop("seed")
+    pictures = {"sketch": [_read(args.sketch, "sketch")]}
+    pictures["reference"] = [_read(args.reference, "reference")]
+    for name in OPTIONAL_PICTURES:
+        if file := getattr(args, name):
+            pictures[name] = [_read(file, name)]
+    from nurie.inference.pipeline import ColorizationPipeline
+    from nurie.tracking.registry import resolve_model
 
-    controls = {control.name: getattr(args, control.name) for control in CONTROLS}
-    given = {name: value for name, value in controls.items() if value is not None}
-    seed = colorize_files(args, given)
+    pipe = ColorizationPipeline.from_pretrained(resolve_model(args.model, args.tracking_uri))
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    result = pipe(**pictures, seed=[seed], **controls)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    result.images[0].save(args.output, format="PNG")
     print(f"{args.output} (seed {seed})")
     return 0
 
 
+def _read(file: Path, field: str) -> Image:
+    from nurie.inference.images import decode_image
+
+    image = decode_image(file.read_bytes(), field)
+    return image.convert("L") if field.endswith("_mask") else image
+
+
 def _help(control: Control) -> str:
-    limits = ""
-    if control.choices:
-        limits = f"one of {', '.join(map(str, control.choices))}; "
-    elif control.minimum is not None:
-        limits = f"{control.minimum} to {control.maximum}; "
-    return f"{control.help} ({limits}default: {control.default})".replace("%", "%%")
+    default = "" if control.default is None else f"; default {control.default}"
+    return f"{control.help} ({control.allowed}{default})".replace("%", "%%")

@@ -42,15 +42,16 @@ def _inspect(folder: Path) -> int:
     from nurie.data.manifest import read_manifest
 
     manifest = read_manifest(folder)
-    table = Table(
-        "split", "samples", title=f"{manifest.config.name} ({folder})", title_justify="left"
-    )
+    title = f"{manifest.name} ({folder})"
+    table = Table("split", "samples", "shards", title=title, title_justify="left")
     for split, count in manifest.counts.items():
-        table.add_row(split, str(count))
+        table.add_row(split, str(count), str(len(manifest.shards_of(split))))
     console = Console()
     console.print(table)
     console.print(
-        f"{len(manifest.shards)} shards, {manifest.config.image_size} px, "
-        f"line styles: {', '.join(manifest.config.line_styles)}, seed {manifest.config.seed}"
+        f"{manifest.image_size} px, line styles: {', '.join(manifest.sketch_styles)}, "
+        f"latents: {manifest.latents_shape or 'none'}, left out: {len(manifest.quarantine)} files"
     )
+    for file in manifest.quarantine:
+        console.print(f"  left out {file.file}: {file.reason}")
     return 0
