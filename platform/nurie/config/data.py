@@ -14,14 +14,16 @@ class CharactersSource(ConfigModel):
 
     kind: Literal["characters"] = "characters"
     """Kind of the source."""
-    palettes_per_character: int = Field(4, ge=1)
+    palettes_per_character: int = Field(default=4, ge=1)
     """Pictures made of each character, each in another palette."""
-    characters_per_palette: int = Field(4, ge=1)
+    characters_per_palette: int = Field(default=4, ge=1)
     """How many characters share one palette (gives same-palette references)."""
-    max_characters: int | None = Field(None, ge=2)
+    max_characters: int | None = Field(default=None, ge=2)
     """Use only this many characters of each split (None: all)."""
-    shading_probability: float = Field(0.5, ge=0, le=1)
+    shading_probability: float = Field(default=0.5, ge=0, le=1)
     """Share of pictures with soft cel shading."""
+    placement_probability: float = Field(default=0.5, ge=0, le=1)
+    """Share of training pictures that are mirrored, turned, scaled and shifted."""
 
 
 class FolderSource(ConfigModel):
@@ -31,7 +33,7 @@ class FolderSource(ConfigModel):
     """Kind of the source."""
     path: AbsolutePath
     """The folder."""
-    test_fraction: float = Field(0.1, ge=0, lt=1)
+    test_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of pictures kept for the test split, by a hash of the file's name."""
 
 
@@ -49,34 +51,34 @@ class DataConfig(ConfigModel):
     """Where the pictures come from."""
     output: AbsolutePath
     """Folder of the shards and the manifest."""
-    image_size: int = Field(128, ge=32, multiple_of=32)
+    image_size: int = Field(default=128, ge=32, multiple_of=32)
     """Side of the pictures, in pixels."""
     line_styles: tuple[str, ...] = ("ink", "xdog", "pencil")
     """Line styles made of every picture; training picks one at random."""
     vae: AbsolutePath | None = None
     """Folder of the autoencoder whose latents are stored (None: the trainer encodes)."""
-    mismatch_rounds: int = Field(8, ge=1)
+    mismatch_rounds: int = Field(default=8, ge=1)
     """Mismatched references chosen per sample; epoch e uses number e modulo this."""
-    rows_per_shard: int = Field(256, ge=1)
+    rows_per_shard: int = Field(default=256, ge=1)
     """Samples per Parquet file."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
-    num_cpus: int = Field(2, ge=1)
+    num_cpus: int = Field(default=2, ge=1)
     """Parallel Ray tasks."""
 
 
 class ReferenceAugmentation(ConfigModel):
     """Augmentation of the aligned reference (method section 8)."""
 
-    max_rotation: float = Field(10.0, ge=0, le=180)
+    max_rotation: float = Field(default=10.0, ge=0, le=180)
     """Largest rotation, in degrees."""
-    max_shift: float = Field(0.2, ge=0, le=1)
+    max_shift: float = Field(default=0.2, ge=0, le=1)
     """Largest shift with white padding, as a share of the side."""
-    min_scale: float = Field(0.8, gt=0, le=1)
+    min_scale: float = Field(default=0.8, gt=0, le=1)
     """Smallest free resize of each side, before the resize to a square."""
-    erase_probability: float = Field(0.25, ge=0, le=1)
+    erase_probability: float = Field(default=0.25, ge=0, le=1)
     """Probability of one white rectangle."""
-    flip_probability: float = Field(0.5, ge=0, le=1)
+    flip_probability: float = Field(default=0.5, ge=0, le=1)
     """Probability of a mirror image."""
 
 
@@ -85,12 +87,12 @@ class ReadConfig(ConfigModel):
 
     shards: AbsolutePath
     """Folder made by ``nurie data build``."""
-    same_palette_probability: float = Field(0.0, ge=0, le=1)
+    same_palette_probability: float = Field(default=0.0, ge=0, le=1)
     """Share of samples whose aligned reference is another character in the same palette
     (exact truth exists only for recoloured characters)."""
     augmentation: ReferenceAugmentation = ReferenceAugmentation()
     """Augmentation of the aligned reference."""
-    num_encoder_actors: int = Field(1, ge=1)
+    num_encoder_actors: int = Field(default=1, ge=1)
     """Actors that run the frozen reference encoders."""
-    prefetch_batches: int = Field(2, ge=0)
+    prefetch_batches: int = Field(default=2, ge=0)
     """Batches kept ready in front of each trainer."""

@@ -1,0 +1,1 @@
+"""Ray Data jobs: building data sets and feeding them to training."""

@@ -1,0 +1,150 @@
+"""``nurie data build``: a Ray Data job from a source to shards and a manifest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nurie import __version__
+from nurie.config.data import DataConfig
+from nurie.data.manifest import Manifest, ShardEntry, write_manifest
+from nurie.data.plan import ShardPlan, shard_plans
+from nurie_pipelines.cluster import connect
+from nurie_pipelines.data.latents import EncodeLatents, append_latents
+from nurie_pipelines.data.render import render_shard
+from nurie_pipelines.data.resume import BuildRecord, finished_shard, prepare_folder
+from nurie_pipelines.data.sources import SourcePlan, plan_source, vae_digest
+from nurie_pipelines.data.write import SHARD_COLUMN, stored_latents_shape, write_shard
+
+
+def build_dataset(config: DataConfig, force: bool = False) -> Manifest:
+    """Build a data set, or finish one that was interrupted.
+
+    Shards that are whole and belong to this very build are kept; the bytes are the same for the
+    same configuration, whatever the number of CPUs and however often the build was interrupted.
+
+    Args:
+        config: What to build.
+        force: Delete shards of another build in the output folder instead of refusing.
+
+    Returns:
+        The manifest, written last.
+
+    Raises:
+        FileNotFoundError: If the source or the autoencoder does not exist.
+        ValueError: If the source has too few pictures, or the folder holds another build.
+    """
+    console = Console(stderr=True)
+    inputs = {"vae": vae_digest(config.vae)} if config.vae else {}
+    source = plan_source(config)
+    record = BuildRecord.of(config, inputs | {"source": source.digest})
+    prepare_folder(config.output, record, force)
+
+    shards = shard_plans(source.plan, config.rows_per_shard)
+    done = {shard.file: finished_shard(config.output, shard.file, record) for shard in shards}
+    missing = [shard for shard in shards if done[shard.file] is None]
+    if missing:
+        started, rows = time.monotonic(), sum(shard.rows.num_rows for shard in missing)
+        _build_missing(config, record, missing, source, done, console)
+        console.print(f"{rows} samples in {time.monotonic() - started:.0f} s: {config.output}")
+    manifest = _manifest(config, record, source, shards, done)
+    write_manifest(config.output, manifest)
+    if source.quarantine:
+        console.print(f"{len(source.quarantine)} files left out, listed in the manifest")
+    return manifest
+
+
+def _build_missing(
+    config: DataConfig,
+    record: BuildRecord,
+    missing: list[ShardPlan],
+    source: SourcePlan,
+    done: dict[str, str | None],
+    console: Console,
+) -> None:
+    rows = {shard.file: shard.rows.num_rows for shard in missing}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("samples"),
+        TimeRemainingColumn(),
+    )
+    num_samples = source.plan.num_rows
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(config.name, total=num_samples)
+        progress.advance(bar, num_samples - sum(rows.values()))
+        for file, digest in _run(config, record, missing, source.folder):
+            done[file] = digest
+            progress.advance(bar, rows[file])
+
+
+def _run(
+    config: DataConfig, record: BuildRecord, missing: list[ShardPlan], folder: Path
+) -> Iterator[tuple[str, str]]:
+    """Render, encode and write the missing shards; yield file and digest of each as it is done."""
+    connect(config.num_cpus)
+    tasks = ray.data.TaskPoolStrategy(size=config.num_cpus)
+    dataset = ray.data.from_arrow([_with_file(shard) for shard in missing])
+    # One block is one shard from here to the file; Ray must not cut large ones.
+    dataset.context.target_max_block_size = None
+    whole = {"batch_size": None, "batch_format": "pyarrow"}
+    dataset = dataset.map_batches(render_shard, fn_args=(config, folder), compute=tasks, **whole)
+    if config.vae:
+        dataset = dataset.map_batches(
+            EncodeLatents,
+            fn_constructor_args=(config.vae,),
+            compute=ray.data.ActorPoolStrategy(size=max(1, config.num_cpus // 2)),
+            num_cpus=0,  # it waits for the rendering tasks and must not take a place from them
+            **whole,
+        )
+    else:
+        dataset = dataset.map_batches(_without_latents, **whole)
+    dataset = dataset.map_batches(write_shard, fn_args=(config.output, record.digest), **whole)
+    for row in dataset.iter_rows():
+        yield row["file"], row["sha256"]
+
+
+def _with_file(shard: ShardPlan) -> pa.Table:
+    names = pa.array([shard.file] * shard.rows.num_rows, pa.string())
+    return shard.rows.append_column(SHARD_COLUMN, names)
+
+
+def _without_latents(rows: pa.Table) -> pa.Table:
+    return append_latents(rows, [None] * rows.num_rows, ())
+
+
+def _manifest(
+    config: DataConfig,
+    record: BuildRecord,
+    source: SourcePlan,
+    shards: list[ShardPlan],
+    done: dict[str, str | None],
+) -> Manifest:
+    entries = tuple(
+        ShardEntry(file=s.file, split=s.split, rows=s.rows.num_rows, sha256=done[s.file])
+        for s in shards
+    )
+    counts: dict[str, int] = {}
+    for entry in entries:
+        counts[entry.split] = counts.get(entry.split, 0) + entry.rows
+    return Manifest(
+        name=config.name,
+        created_by=f"nurie {__version__}",
+        config=record.config,
+        inputs=record.inputs,
+        counts=counts,
+        image_size=config.image_size,
+        sketch_styles=config.line_styles,
+        roles=source.roles,
+        latents_shape=stored_latents_shape(config.output / entries[0].file),
+        mismatch_rounds=config.mismatch_rounds,
+        shards=entries,
+        quarantine=source.quarantine,
+    )

@@ -1,0 +1,54 @@
+"""Latents of the pictures, computed once so that the trainer never runs the autoencoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from nurie.data.png import decode_png
+from nurie.data.schema import LATENT_FIELDS
+
+PICTURES_PER_PASS = 16
+
+
+class EncodeLatents:
+    """Ray actor that holds the frozen autoencoder.
+
+    Args:
+        folder: Folder of a ``diffusers.AutoencoderKL``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from diffusers import AutoencoderKL
+
+        torch.set_num_threads(1)  # also keeps the bytes independent of the number of cores
+        self._vae = AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Add the ``LATENT_FIELDS`` to the rendered rows of one shard."""
+        pictures = rows["image"].to_pylist()
+        starts = range(0, len(pictures), PICTURES_PER_PASS)
+        latents = np.concatenate(
+            [self._encode(pictures[start : start + PICTURES_PER_PASS]) for start in starts]
+        )
+        return append_latents(rows, [part.tobytes() for part in latents], latents.shape[1:])
+
+    def _encode(self, pictures: list[bytes]) -> np.ndarray:
+        import torch
+
+        from nurie.models.autoencoder import encode_latents
+
+        images = torch.from_numpy(np.stack([decode_png(data, 3) for data in pictures]))
+        pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.inference_mode():
+            return encode_latents(self._vae, pixels).numpy().astype(np.float16)
+
+
+def append_latents(rows: pa.Table, latents: list[bytes | None], shape: tuple[int, ...]) -> pa.Table:
+    """Append the latents (None: not computed) and their common shape to rows."""
+    for field, values in zip(LATENT_FIELDS, (latents, [list(shape)] * len(latents)), strict=True):
+        rows = rows.append_column(field, pa.array(values, field.type))
+    return rows

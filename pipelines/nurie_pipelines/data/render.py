@@ -1,0 +1,99 @@
+"""From a plan row to pictures: recolour or read, draw the sketches, encode."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from nurie.config.data import CharactersSource, DataConfig
+from nurie.data.characters import Character, load_characters
+from nurie.data.lines import make_sketch, sketch_from_image
+from nurie.data.placement import place_at_random
+from nurie.data.plan import palette_from_json, sample_rng
+from nurie.data.png import encode_png
+from nurie.data.recolour import recolour
+from nurie.data.schema import PICTURE_FIELDS
+from nurie_pipelines.data.folder import read_picture
+
+UNSCORED_AESTHETICS = 7.0
+"""Score of pictures that no scorer has seen: the one that inference asks for (method section 4)."""
+
+
+def render_shard(rows: pa.Table, config: DataConfig, folder: Path) -> pa.Table:
+    """Add the picture columns to the plan rows of one shard.
+
+    Args:
+        rows: Plan rows; further columns are kept.
+        config: The build's configuration.
+        folder: Where the source's files are (a worker's current directory is another).
+
+    Returns:
+        The same rows with the ``PICTURE_FIELDS``.
+    """
+    cv2.setNumThreads(1)  # Ray runs one task per core already
+    draw = _draw_character if isinstance(config.source, CharactersSource) else _draw_file
+    pictures = [draw(row, config, folder) for row in rows.to_pylist()]
+    for field in PICTURE_FIELDS:
+        values = pa.array([picture[field.name] for picture in pictures], field.type)
+        rows = rows.append_column(field, values)
+    return rows
+
+
+def _draw_character(row: dict[str, object], config: DataConfig, folder: Path) -> dict[str, object]:
+    sample_id, size = row["sample_id"], config.image_size
+    character = _characters(folder)[row["character_id"]]
+    rng = sample_rng(config.seed, sample_id, "picture")
+    if row["split"] == "train" and rng.random() < config.source.placement_probability:
+        character = place_at_random(character, rng)
+    rendered = recolour(
+        character,
+        palette_from_json(row["palette"]),
+        size,
+        shading_probability=config.source.shading_probability,
+        rng=rng,
+    )
+    sketches = [
+        make_sketch(rendered, style, sample_rng(config.seed, sample_id, style))
+        for style in config.line_styles
+    ]
+    pictures = _encoded(rendered.image, rendered.mask, sketches, config)
+    return pictures | {"labels": encode_png(rendered.labels), "original_area": size * size}
+
+
+def _draw_file(row: dict[str, object], config: DataConfig, folder: Path) -> dict[str, object]:
+    picture = read_picture(folder / row["source"], config.image_size)
+    sketches = [
+        sketch_from_image(picture.image, style, sample_rng(config.seed, row["sample_id"], style))
+        for style in config.line_styles
+    ]
+    pictures = _encoded(picture.image, picture.mask, sketches, config)
+    return pictures | {"labels": None, "original_area": picture.original_area}
+
+
+def _encoded(
+    image: np.ndarray, mask: np.ndarray, sketches: list[np.ndarray], config: DataConfig
+) -> dict[str, object]:
+    height, width = mask.shape
+    return {
+        "width": width,
+        "height": height,
+        "bucket": f"{height}x{width}",
+        "aesthetic_score": UNSCORED_AESTHETICS,
+        "image": encode_png(image),
+        "sketches": [encode_png(_to_uint8(sketch)) for sketch in sketches],
+        "sketch_styles": list(config.line_styles),
+        "mask": encode_png(mask),
+    }
+
+
+def _to_uint8(sketch: np.ndarray) -> np.ndarray:
+    return (sketch * 255 + 0.5).clip(0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _characters(folder: Path) -> dict[str, Character]:
+    return {character.character_id: character for character in load_characters(folder)}

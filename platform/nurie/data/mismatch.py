@@ -1,0 +1,124 @@
+"""Choosing a mismatched reference: another picture, never a relative of the sample."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+MismatchStrategy = Literal["tag_distance", "uniform"]
+
+NUM_CANDIDATES = 6
+"""Unrelated pictures drawn per choice, of which the one with the most different tags wins."""
+MAX_DRAWS = 64
+"""Draws before the exhaustive search; they only run out when one group holds nearly all rows."""
+
+
+class MismatchSampler:
+    """Chooses mismatched references from the sample's own split.
+
+    The choice is a function of (seed, epoch, sample id) and of the set of rows, not of their
+    order, of the batch or of the number of workers. A choice costs a few hashes, whatever the
+    size of the set.
+
+    Args:
+        index: Table with the columns ``sample_id``, ``group_id``, ``palette_id``, ``tags`` and
+            ``split``.
+        seed: Seed of all choices.
+        strategy: ``tag_distance`` takes, of a few unrelated pictures, the one whose tags overlap
+            least (Jaccard); ``uniform`` takes the first.
+
+    Raises:
+        ValueError: If a sample id occurs twice or the strategy is unknown.
+    """
+
+    def __init__(
+        self, index: pa.Table, seed: int, strategy: MismatchStrategy = "tag_distance"
+    ) -> None:
+        if strategy not in ("tag_distance", "uniform"):
+            raise ValueError(f"strategy must be 'tag_distance' or 'uniform', got {strategy!r}")
+        self.seed = seed
+        self.num_candidates = NUM_CANDIDATES if strategy == "tag_distance" else 1
+        ordered = index.sort_by("sample_id")
+        self._ids: list[str] = ordered["sample_id"].to_pylist()
+        self._row_of = {sample_id: row for row, sample_id in enumerate(self._ids)}
+        if len(self._row_of) != len(self._ids):
+            raise ValueError(f"duplicate sample_id {_first_duplicate(self._ids)!r}")
+        self._tags = [frozenset(tags) for tags in ordered["tags"].to_pylist()]
+        self._group = _codes(ordered["group_id"])
+        self._palette = _codes(ordered["palette_id"])
+        split = _codes(ordered["split"])
+        self._rows_of_split = [np.flatnonzero(split == code) for code in range(split.max() + 1)]
+        self._split = split.tolist()
+        self._relatives = list(zip(self._group.tolist(), self._palette.tolist(), strict=True))
+        self._search = lru_cache(maxsize=64)(self._unrelated_rows)
+
+    def choose(self, sample_id: str, epoch: int) -> str:
+        """Return the mismatched reference of a sample in an epoch.
+
+        Raises:
+            KeyError: If the sample is not in the index.
+            ValueError: If its split holds no picture of another group and another palette.
+        """
+        row = self._row_of[sample_id]
+        candidates = self._candidates(row, epoch)
+        tags = self._tags[row]
+        best = min(candidates, key=lambda other: _overlap(tags, self._tags[other]))
+        return self._ids[best]
+
+    def _candidates(self, row: int, epoch: int) -> list[int]:
+        pool = self._rows_of_split[self._split[row]]
+        found: list[int] = []
+        for draw in _draws(f"{self.seed}/{epoch}/{self._ids[row]}"):
+            other = int(pool[draw % len(pool)])
+            if self._unrelated(row, other):
+                found.append(other)
+                if len(found) == self.num_candidates:
+                    return found
+        return found or [self._searched(row, epoch)]
+
+    def _unrelated(self, row: int, other: int) -> bool:
+        group, palette = self._relatives[row]
+        other_group, other_palette = self._relatives[other]
+        return group != other_group and palette != other_palette
+
+    def _searched(self, row: int, epoch: int) -> int:
+        pool = self._search(self._split[row], *self._relatives[row])
+        if len(pool) == 0:
+            raise ValueError(
+                f"no mismatched reference for sample {self._ids[row]!r}: all "
+                f"{len(self._rows_of_split[self._split[row]])} pictures of its split share its "
+                "group or its palette; add pictures or, for characters, lower "
+                "characters_per_palette"
+            )
+        draw = next(_draws(f"{self.seed}/{epoch}/{self._ids[row]}/search"))
+        return int(pool[draw % len(pool)])
+
+    def _unrelated_rows(self, split: int, group: int, palette: int) -> np.ndarray:
+        pool = self._rows_of_split[split]
+        return pool[(self._group[pool] != group) & (self._palette[pool] != palette)]
+
+
+def _draws(key: str) -> Iterator[int]:
+    """Yield MAX_DRAWS numbers below 2**64 that depend on nothing but the key."""
+    for block in range(MAX_DRAWS // 8):
+        digest = hashlib.blake2b(f"{key}/{block}".encode()).digest()
+        yield from np.frombuffer(digest, "<u8").tolist()
+
+
+def _overlap(tags: frozenset[str], others: frozenset[str]) -> float:
+    union = len(tags | others)
+    return len(tags & others) / union if union else 0.0
+
+
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    return column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+
+
+def _first_duplicate(ids: list[str]) -> str:
+    return next(a for a, b in pairwise(ids) if a == b)

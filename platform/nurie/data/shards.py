@@ -1,0 +1,115 @@
+"""Random access to the samples of a data set."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nurie.data.manifest import read_manifest
+from nurie.data.schema import INDEX_COLUMNS
+
+DEFAULT_CACHE_BYTES = 192 * 2**20
+
+
+class ShardReader:
+    """Reads rows of one split by index, row group by row group, with a bounded cache.
+
+    Args:
+        folder: Data set made by ``nurie data build``.
+        split: ``train`` or ``test``.
+        cache_bytes: Upper bound of the decoded row groups kept in memory.
+
+    Raises:
+        nurie.data.manifest.ManifestError: If the data set is unfinished or lacks the split.
+    """
+
+    def __init__(
+        self, folder: str | Path, split: str, cache_bytes: int = DEFAULT_CACHE_BYTES
+    ) -> None:
+        self.manifest = read_manifest(folder)
+        shards = self.manifest.shards_of(split)
+        self._paths = [Path(folder) / shard.file for shard in shards]
+        self._files: dict[int, pq.ParquetFile] = {}
+        self._starts = _starts(shard.rows for shard in shards)
+        self._group_starts: dict[int, list[int]] = {}
+        self._num_rows = sum(shard.rows for shard in shards)
+        self._cache: OrderedDict[tuple[int, int, tuple[str, ...]], pa.Table] = OrderedDict()
+        self._cache_bytes, self._cached_bytes = cache_bytes, 0
+
+    def __len__(self) -> int:
+        """Return the number of samples of the split."""
+        return self._num_rows
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """The narrow columns (ids, group, palette, tags, references) of all rows, in order."""
+        tables = [pq.read_table(path, columns=list(INDEX_COLUMNS)) for path in self._paths]
+        return pa.concat_tables(tables).combine_chunks()
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Row index of every sample id."""
+        ids = self.index["sample_id"].to_pylist()
+        return {sample_id: row for row, sample_id in enumerate(ids)}
+
+    def read(self, indices: Iterable[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Return rows as dictionaries of the wanted columns.
+
+        Args:
+            indices: Row indices, in any order, repeats allowed.
+            columns: Names of the columns.
+
+        Raises:
+            IndexError: If an index is not in 0..len-1.
+        """
+        names = tuple(columns)
+        return [self._row(int(index), names) for index in indices]
+
+    def _row(self, index: int, columns: tuple[str, ...]) -> dict[str, Any]:
+        if not 0 <= index < self._num_rows:
+            raise IndexError(f"row {index} is not in 0..{self._num_rows - 1}")
+        shard = bisect_right(self._starts, index) - 1
+        row = index - self._starts[shard]
+        self._open(shard)
+        group_starts = self._group_starts[shard]
+        group = bisect_right(group_starts, row) - 1
+        table = self._row_group(shard, group, columns)
+        return table.slice(row - group_starts[group], 1).to_pylist()[0]
+
+    def _open(self, shard: int) -> pq.ParquetFile:
+        if shard not in self._files:
+            file = pq.ParquetFile(self._paths[shard], memory_map=True)
+            groups = range(file.metadata.num_row_groups)
+            self._files[shard] = file
+            self._group_starts[shard] = _starts(
+                file.metadata.row_group(group).num_rows for group in groups
+            )
+        return self._files[shard]
+
+    def _row_group(self, shard: int, group: int, columns: tuple[str, ...]) -> pa.Table:
+        key = (shard, group, columns)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        table = self._open(shard).read_row_group(group, columns=list(columns), use_threads=False)
+        self._cache[key] = table
+        self._cached_bytes += table.nbytes
+        while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_bytes -= oldest.nbytes
+        return table
+
+
+def _starts(sizes: Iterable[int]) -> list[int]:
+    starts, total = [], 0
+    for size in sizes:
+        starts.append(total)
+        total += size
+    return starts
