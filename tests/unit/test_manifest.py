@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from nurie.checkpoints.manifest import (
     MANIFEST_NAME,
     CheckpointError,
@@ -55,11 +56,17 @@ def test_other_content_has_another_digest(folder: Path) -> None:
             lambda f: (f / "unet/weights.safetensors").write_bytes(b"0123456780"),
             "weights.safetensors: the content has changed",
         ),
-        (lambda f: (f / "unet/more.safetensors").write_bytes(b"x"), "more.safetensors: .*not listed"),
+        (
+            lambda f: (f / "unet/more.safetensors").write_bytes(b"x"),
+            "more.safetensors: .*not listed",
+        ),
         (lambda f: (f / "unet/pytorch_model.bin").write_bytes(b"x"), "pytorch_model.bin: pickle"),
         (lambda f: (f / MANIFEST_NAME).unlink(), "MANIFEST.json: missing"),
         (lambda f: (f / MANIFEST_NAME).write_text('{"format": "nur'), "no readable manifest"),
-        (lambda f: (f / MANIFEST_NAME).write_text('{"format": "x", "files": {}}'), "the format must be"),
+        (
+            lambda f: (f / MANIFEST_NAME).write_text('{"format": "x", "files": {}}'),
+            "the format must be",
+        ),
         (
             lambda f: (f / MANIFEST_NAME).write_text(
                 '{"format": "nurie-manifest/1", "files": {"../../etc/passwd": {}}}'

@@ -1,7 +1,7 @@
 """The digest manifest that makes a checkpoint folder all-or-nothing.
 
-``MANIFEST.json`` is written last. A folder without it is unfinished, a folder that differs from it is
-damaged, and neither is ever loaded. The digest of the manifest names the whole folder.
+``MANIFEST.json`` is written last. A folder without it is unfinished, a folder that differs from it
+is damaged, and neither is ever loaded. The digest of the manifest names the whole folder.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def verify_manifest(folder: str | Path, *, allow_pickles: bool = False) -> str:
 
     Args:
         folder: The checkpoint.
-        allow_pickles: Accept listed pickles (``.pt``, ``.bin``, ...), for the engine state of our own
-            training checkpoints. Loading a pickle runs its code, so models never contain one.
+        allow_pickles: Accept listed pickles (``.pt``, ``.bin``, ...), for the engine state of our
+            own training checkpoints. Loading a pickle runs its code, so models never contain one.
 
     Returns:
         The digest of the manifest.
