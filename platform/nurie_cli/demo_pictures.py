@@ -35,13 +35,13 @@ class Example:
 def load_examples(num_characters: int, seed: int) -> list[Example]:
     """Sylvie, real anime input, and characters with part variants no training picture has."""
     folder = find_assets("examples")
-    sylvie = [Image.open(folder / f"sylvie_{part}.png") for part in ("sketch", "reference")]
+    sketch, reference = (Image.open(folder / f"sylvie_{x}.png") for x in ("sketch", "reference"))
     pairs = example_pairs(num_characters, seed)
     characters = [
-        Example(pair.sketch_id, *map(_image, (pair.sketch, pair.reference, pair.truth)))
+        Example(pair.sketch_id, _image(pair.sketch), _image(pair.reference), _image(pair.truth))
         for pair in pairs
     ]
-    return [Example("Sylvie", *sylvie, None), *characters]
+    return [Example("Sylvie", sketch, reference, None), *characters]
 
 
 def colour_over_http(

@@ -21,21 +21,21 @@ class EvaluateConfig(ConfigModel):
     """Folder made by ``nurie data build``; its test split is used."""
     output: AbsolutePath
     """Folder of the table (JSON, Markdown) and the contact sheet."""
-    num_samples: int = Field(64, ge=1)
+    num_samples: int = Field(default=64, ge=1)
     """Test samples, chosen by the seed."""
-    num_inference_steps: int = Field(20, ge=1)
+    num_inference_steps: int = Field(default=20, ge=1)
     """Denoising steps."""
-    guidance_scale: float = Field(2.0, ge=0)
+    guidance_scale: float = Field(default=2.0, ge=0)
     """Reference guidance."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     """Pictures per batch."""
-    num_actors: int = Field(2, ge=1)
+    num_actors: int = Field(default=2, ge=1)
     """Ray actors that hold a pipeline."""
     use_gpu: bool = False
     """One GPU per actor instead of one CPU."""
-    sheet_rows: int = Field(12, ge=1)
+    sheet_rows: int = Field(default=12, ge=1)
     """Rows of the contact sheet."""
     tracking: TrackingConfig = TrackingConfig(registered_model=None, alias=None)
     """MLflow."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of pairs and noise."""

@@ -133,8 +133,9 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
-        both = isinstance(below, dict) and isinstance(value, dict)
-        merged[key] = _merge(below, value) if both else value
+        if isinstance(below, dict) and isinstance(value, dict):
+            value = _merge(below, value)
+        merged[key] = value
     return merged
 
 
@@ -203,9 +204,14 @@ def _walk(
         owner = _owner(annotation, values)
         if isinstance(part, str) and owner is not None and part in owner.model_fields:
             annotation = owner.model_fields[part].annotation
-        known = isinstance(values, dict) and part in values
-        values = values[part] if known or isinstance(values, list) else None
+        values = _child(values, part)
     return path, owner
+
+
+def _child(values: Any, part: int | str) -> Any:
+    if isinstance(values, dict):
+        return values.get(part)
+    return values[part] if isinstance(values, list) and isinstance(part, int) else None
 
 
 def _owner(annotation: Any, values: Any) -> type[ConfigModel] | None:

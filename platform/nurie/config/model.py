@@ -16,15 +16,15 @@ class UNetConfig(ConfigModel):
     """Width of each level, top to bottom."""
     transformer_layers: tuple[int, ...] = (0, 2, 10)
     """Transformer blocks per attention layer of each level; 0 means no attention there."""
-    layers_per_block: int = Field(2, ge=1)
+    layers_per_block: int = Field(default=2, ge=1)
     """Residual blocks per level on the way down (one more on the way up)."""
-    head_dim: int = Field(64, ge=1)
+    head_dim: int = Field(default=64, ge=1)
     """Width of one attention head."""
-    norm_num_groups: int = Field(32, ge=1)
+    norm_num_groups: int = Field(default=32, ge=1)
     """Groups of every group normalisation."""
-    cross_attention_dim: int = Field(2048, ge=1)
+    cross_attention_dim: int = Field(default=2048, ge=1)
     """Width of the reference tokens."""
-    added_embedding_dim: int = Field(512, ge=2)
+    added_embedding_dim: int = Field(default=512, ge=2)
     """Width of the added embedding: half for the picture's area, half for its score."""
 
     @model_validator(mode="after")
@@ -48,36 +48,36 @@ class SketchEncoderConfig(ConfigModel):
 
     stem_channels: tuple[int, int, int, int] = (16, 32, 96, 256)
     """Widths of the stem before its last convolution."""
-    head_dim: int = Field(128, ge=4, multiple_of=4)
+    head_dim: int = Field(default=128, ge=4, multiple_of=4)
     """Width of one head of the multi-scale attention."""
 
 
 class ReferenceConfig(ConfigModel):
     """Reference encoders and projection (method section 3)."""
 
-    image_size: int = Field(224, ge=16)
+    image_size: int = Field(default=224, ge=16)
     """Side of the picture the image encoder sees, in pixels."""
-    patch_size: int = Field(14, ge=2)
+    patch_size: int = Field(default=14, ge=2)
     """Side of one image-encoder patch, in pixels."""
-    encoder_hidden_size: int = Field(1664, ge=8)
+    encoder_hidden_size: int = Field(default=1664, ge=8)
     """Width of the image encoder."""
-    encoder_layers: int = Field(48, ge=1)
+    encoder_layers: int = Field(default=48, ge=1)
     """Depth of the image encoder."""
-    encoder_heads: int = Field(16, ge=1)
+    encoder_heads: int = Field(default=16, ge=1)
     """Attention heads of the image encoder."""
-    encoder_mlp_dim: int = Field(8192, ge=8)
+    encoder_mlp_dim: int = Field(default=8192, ge=8)
     """Width of the image encoder's feed-forward layers."""
-    image_token_dim: int = Field(1280, ge=1)
+    image_token_dim: int = Field(default=1280, ge=1)
     """Width of the image tokens after the visual projection."""
-    tagger_image_size: int = Field(448, ge=16)
+    tagger_image_size: int = Field(default=448, ge=16)
     """Side of the picture the tagger sees, in pixels."""
-    tagger_token_dim: int = Field(1024, ge=1)
+    tagger_token_dim: int = Field(default=1024, ge=1)
     """Width of the tagger's feature map."""
-    num_tokens: int = Field(196, ge=1)
+    num_tokens: int = Field(default=196, ge=1)
     """Reference tokens handed to the U-Net; also the tagger's number of map cells."""
-    projection_head_dim: int = Field(128, ge=1)
+    projection_head_dim: int = Field(default=128, ge=1)
     """Head width of the self-attention over the image tokens."""
-    projection_hidden_dim: int = Field(2048, ge=1)
+    projection_hidden_dim: int = Field(default=2048, ge=1)
     """Hidden width of the projection's feed-forward layers."""
     use_tagger: bool = True
     """False trains without the tagger (ablation): its tokens are zeros everywhere."""
@@ -88,26 +88,26 @@ class VaeConfig(ConfigModel):
 
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
     """Width of each level; every level but the last halves the size."""
-    layers_per_block: int = Field(2, ge=1)
+    layers_per_block: int = Field(default=2, ge=1)
     """Residual blocks per level of the encoder."""
-    latent_channels: int = Field(4, ge=1)
+    latent_channels: int = Field(default=4, ge=1)
     """Channels of the latents."""
-    norm_num_groups: int = Field(32, ge=1)
+    norm_num_groups: int = Field(default=32, ge=1)
     """Groups of every group normalisation."""
     mid_block_add_attention: bool = True
     """Self-attention at the lowest level."""
-    scaling_factor: float = Field(0.13025, gt=0)
+    scaling_factor: float = Field(default=0.13025, gt=0)
     """Start value; a trained autoencoder's own configuration has the last word."""
 
 
 class DiffusionConfig(ConfigModel):
     """Noise schedule (method section 1)."""
 
-    num_train_timesteps: int = Field(1000, ge=2)
+    num_train_timesteps: int = Field(default=1000, ge=2)
     """Number of diffusion steps."""
-    beta_start: float = Field(0.00085, gt=0, lt=1)
+    beta_start: float = Field(default=0.00085, gt=0, lt=1)
     """First beta of the scaled-linear schedule."""
-    beta_end: float = Field(0.012, gt=0, lt=1)
+    beta_end: float = Field(default=0.012, gt=0, lt=1)
     """Last beta of the scaled-linear schedule."""
     rescale_betas_zero_snr: bool = False
     """Shift the schedule so that the last step is pure noise."""
@@ -120,7 +120,7 @@ class ModelConfig(ConfigModel):
     """Kind of this file."""
     name: str
     """Name of the preset."""
-    image_size: int = Field(1024, ge=32, multiple_of=32)
+    image_size: int = Field(default=1024, ge=32, multiple_of=32)
     """Side of a training picture, in pixels."""
     unet: UNetConfig = UNetConfig()
     """Denoising U-Net."""
@@ -132,9 +132,9 @@ class ModelConfig(ConfigModel):
     """Autoencoder."""
     diffusion: DiffusionConfig = DiffusionConfig()
     """Noise schedule."""
-    background_embedding_dim: int = Field(1024, ge=4, multiple_of=4)
+    background_embedding_dim: int = Field(default=1024, ge=4, multiple_of=4)
     """Added embedding of the background encoder: a quarter each for top, left, height, width."""
-    lora_rank: int = Field(4, ge=1)
+    lora_rank: int = Field(default=4, ge=1)
     """Rank of the background stage's LoRA on cross-attention queries, keys and values."""
     gram_block_ids: tuple[int, ...] = (23, 63)
     """Transformer blocks of the Gram loss, 1-based in network order."""

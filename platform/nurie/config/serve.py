@@ -12,30 +12,30 @@ from nurie.config.base import ConfigModel
 class AutoscalingConfig(ConfigModel):
     """Autoscaling of the colorizer replicas (Ray Serve's terms)."""
 
-    min_replicas: int = Field(1, ge=0)
+    min_replicas: int = Field(default=1, ge=0)
     """Fewest replicas; 0 allows scale to zero."""
-    max_replicas: int = Field(2, ge=1)
+    max_replicas: int = Field(default=2, ge=1)
     """Most replicas."""
-    target_ongoing_requests: float = Field(4.0, gt=0)
+    target_ongoing_requests: float = Field(default=4.0, gt=0)
     """Requests per replica that autoscaling aims at."""
-    upscale_delay_s: float = Field(5.0, ge=0)
+    upscale_delay_s: float = Field(default=5.0, ge=0)
     """Seconds of load before a replica is added."""
-    downscale_delay_s: float = Field(60.0, ge=0)
+    downscale_delay_s: float = Field(default=60.0, ge=0)
     """Seconds without load before one is removed."""
 
 
 class LimitsConfig(ConfigModel):
     """What one request may ask for."""
 
-    max_body_bytes: int = Field(32 * 2**20, ge=1024)
+    max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
     """Largest request body."""
-    max_pixels: int = Field(16_777_216, ge=4096)
+    max_pixels: int = Field(default=16_777_216, ge=4096)
     """Largest input picture, checked before it is decoded."""
-    max_side: int = Field(2048, ge=32)
+    max_side: int = Field(default=2048, ge=32)
     """Longest side of a result."""
-    max_inference_steps: int = Field(100, ge=1)
+    max_inference_steps: int = Field(default=100, ge=1)
     """Most denoising steps."""
-    deadline_s: float = Field(120.0, gt=0)
+    deadline_s: float = Field(default=120.0, gt=0)
     """A request that takes longer is answered with 503."""
 
 
@@ -50,25 +50,25 @@ class ServeConfig(ConfigModel):
     """MLflow store of the registry."""
     host: str = "127.0.0.1"
     """Address of the HTTP endpoint."""
-    port: int = Field(8000, ge=1, le=65535)
+    port: int = Field(default=8000, ge=1, le=65535)
     """Port of the HTTP endpoint."""
-    num_cpus: float = Field(1.0, ge=0)
+    num_cpus: float = Field(default=1.0, ge=0)
     """CPUs of a colorizer replica."""
-    num_gpus: float = Field(0.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
     """GPUs of a colorizer replica."""
-    num_threads: int = Field(1, ge=1)
+    num_threads: int = Field(default=1, ge=1)
     """Torch threads of a colorizer replica."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the weights."""
     autoscaling: AutoscalingConfig = AutoscalingConfig()
     """Autoscaling."""
-    max_batch_size: int = Field(4, ge=1)
+    max_batch_size: int = Field(default=4, ge=1)
     """Largest dynamic batch."""
-    batch_wait_timeout_s: float = Field(0.05, ge=0)
+    batch_wait_timeout_s: float = Field(default=0.05, ge=0)
     """How long a request waits for company."""
-    max_ongoing_requests: int = Field(16, ge=1)
+    max_ongoing_requests: int = Field(default=16, ge=1)
     """Requests in flight per replica."""
-    max_queued_requests: int = Field(64, ge=1)
+    max_queued_requests: int = Field(default=64, ge=1)
     """Requests that may wait; one more is answered with 429."""
     limits: LimitsConfig = LimitsConfig()
     """What one request may ask for."""

@@ -14,28 +14,28 @@ from nurie.config.model import ModelConfig
 class OptimizerConfig(ConfigModel):
     """AdamW and its schedule."""
 
-    learning_rate: float = Field(1e-5, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay rates of the moments."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up."""
 
 
 class GramConfig(ConfigModel):
     """Gram regularization loss (method section 5)."""
 
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0)
     """Weight after the ramp; 0 switches the misaligned branch off."""
-    start_fraction: float = Field(1 / 3, ge=0, le=1)
+    start_fraction: float = Field(default=1 / 3, ge=0, le=1)
     """Share of the steps before the weight leaves 0."""
-    ramp_fraction: float = Field(0.0, ge=0, le=1)
+    ramp_fraction: float = Field(default=0.0, ge=0, le=1)
     """Share of the steps over which it rises linearly (0: a hard switch)."""
     reduction: Literal["mean", "frobenius"] = "mean"
     """Mean squared error, or the paper's Frobenius sum."""
@@ -48,21 +48,21 @@ class StageBase(ConfigModel):
 
     steps: int = Field(ge=1)
     """Optimizer steps."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Samples per optimizer step over all workers."""
-    gradient_accumulation_steps: int = Field(1, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Micro-batches per optimizer step."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer."""
-    ema_decay: float = Field(0.0, ge=0, lt=1)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the exponential moving average of the trained weights (0: off)."""
-    conditioning_dropout_prob: float = Field(0.2, ge=0, le=1)
+    conditioning_dropout_prob: float = Field(default=0.2, ge=0, le=1)
     """Probability that a sample's reference tokens become zeros."""
-    sketch_dropout_prob: float = Field(0.1, ge=0, le=1)
+    sketch_dropout_prob: float = Field(default=0.1, ge=0, le=1)
     """Probability that one of the four sketch features is dropped, each on its own."""
-    noise_offset: float = Field(0.05, ge=0)
+    noise_offset: float = Field(default=0.05, ge=0)
     """Strength of the per-channel noise offset."""
-    snr_gamma: float | None = Field(None, gt=0)
+    snr_gamma: float | None = Field(default=None, gt=0)
     """Min-SNR weighting (None: off)."""
 
 
@@ -87,17 +87,15 @@ class BackgroundStage(StageBase):
 
     kind: Literal["background"] = "background"
     """Kind of the stage."""
-    bleach_probability: float = Field(0.2, ge=0, le=1)
+    bleach_probability: float = Field(default=0.2, ge=0, le=1)
     """Probability of background bleaching (outside-mask pixels become near-white)."""
-    inpaint_probability: float = Field(0.1, ge=0, le=1)
+    inpaint_probability: float = Field(default=0.1, ge=0, le=1)
     """Probability of an inpaint-style reference (foreground of another picture)."""
-    mask_noise_probability: float = Field(0.5, ge=0, le=1)
+    mask_noise_probability: float = Field(default=0.5, ge=0, le=1)
     """Probability of a dilated, boxed or partly erased reference mask."""
 
 
-Stage = Annotated[
-    BackboneStage | ForegroundStage | BackgroundStage, Field(discriminator="kind")
-]
+Stage = Annotated[BackboneStage | ForegroundStage | BackgroundStage, Field(discriminator="kind")]
 
 
 class EngineConfig(ConfigModel):
@@ -109,11 +107,11 @@ class EngineConfig(ConfigModel):
     """ZeRO stage (DeepSpeed only)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the step."""
-    num_workers: int = Field(2, ge=1)
+    num_workers: int = Field(default=2, ge=1)
     """Ray Train workers."""
     use_gpu: bool = False
     """One GPU per worker instead of one CPU."""
-    max_failures: int = Field(3, ge=0)
+    max_failures: int = Field(default=3, ge=0)
     """Automatic restarts after a dead worker."""
 
 
@@ -128,7 +126,7 @@ class TrackingConfig(ConfigModel):
     """Name in the model registry (None: do not register)."""
     alias: str | None = "champion"
     """Alias given to the new version."""
-    log_every: int = Field(5, ge=1)
+    log_every: int = Field(default=5, ge=1)
     """Steps between logged points."""
 
 
@@ -155,13 +153,13 @@ class TrainConfig(ConfigModel):
     """MLflow."""
     output: AbsolutePath
     """Folder of the run: checkpoints per stage and the final model."""
-    checkpoint_every: int = Field(200, ge=1)
+    checkpoint_every: int = Field(default=200, ge=1)
     """Steps between checkpoints."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints kept per stage."""
-    sample_every: int = Field(500, ge=1)
+    sample_every: int = Field(default=500, ge=1)
     """Steps between sample grids."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
 
     @model_validator(mode="after")
@@ -170,9 +168,7 @@ class TrainConfig(ConfigModel):
         kinds = [order.index(stage.kind) for stage in self.stages]
         if kinds != sorted(set(kinds)):
             names = ", ".join(stage.kind for stage in self.stages)
-            raise ValueError(
-                f"stages: got {names}; each at most once, in the order {order}"
-            )
+            raise ValueError(f"stages: got {names}; each at most once, in the order {order}")
         workers = self.engine.num_workers
         for stage in self.stages:
             if stage.batch_size % (workers * stage.gradient_accumulation_steps):
@@ -195,17 +191,17 @@ class VaeTrainConfig(ConfigModel):
     """Folder that receives ``vae/``."""
     steps: int = Field(ge=1)
     """Optimizer steps."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Pictures per step."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate (cosine decay)."""
-    kl_weight: float = Field(1e-6, ge=0)
+    kl_weight: float = Field(default=1e-6, ge=0)
     """Weight of the KL term."""
-    checkpoint_every: int = Field(250, ge=1)
+    checkpoint_every: int = Field(default=250, ge=1)
     """Steps between saved states; the same command continues from the newest."""
-    num_threads: int = Field(2, ge=1)
+    num_threads: int = Field(default=2, ge=1)
     """Torch threads."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
 
 
@@ -220,11 +216,11 @@ class EncodersTrainConfig(ConfigModel):
     """Folder that receives ``image_encoder/`` and ``tagger/``."""
     steps: int = Field(ge=1)
     """Optimizer steps."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Pictures per step."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate (cosine decay)."""
-    num_threads: int = Field(2, ge=1)
+    num_threads: int = Field(default=2, ge=1)
     """Torch threads."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
