@@ -1,9 +1,9 @@
 """Render the built-in character set into assets/characters (needs the extra ``generate``).
 
-Every character is drawn twice from DiceBear's vector parts: once with one flat id colour per
-role and hard edges (the label map), once with ink black and all else white (the ink map). Part
-variants are chosen here, never by DiceBear's seed, so they are known exactly, and train and test
-share no held-out variant. Usage: ``python tools/build_characters.py [--out DIR] [--seed N]``.
+Every character is drawn large from DiceBear's vector parts with one flat id colour per role and
+hard edges, then split into a label map and an averaged ink map. Part variants are chosen here,
+never by DiceBear's seed, so they are known exactly, and train and test share no held-out variant.
+Usage: ``python tools/build_characters.py [--out DIR] [--seed N]``.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def draw(
 
 
 def to_svg(style: Style, choice: dict[str, str | None], recipe: StyleRecipe) -> str:
-    """Write the character as SVG whose fills are id colours: grey level = role, ink pure red."""
+    """Write the character as SVG whose fills are id colours: level of cyan = role, ink red."""
     options: dict[str, object] = {"seed": "fixed", "size": SIZE}
     for part, variant in choice.items():
         if variant is not None:
