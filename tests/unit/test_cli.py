@@ -1,0 +1,169 @@
+"""The command line: fast, helpful, and without a traceback for what the user can correct."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nurie_cli import main as cli
+from nurie_cli.processes import NurieProcess, StepError, free_port, last_line
+from nurie_cli.settings import parse_overrides
+
+ROOT = Path(__file__).parents[2]
+NANO = "configs/train/nano.yaml"
+HEAVY = ("torch", "ray", "mlflow", "diffusers", "deepspeed")
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("command", [None, *cli.COMMANDS])
+def test_building_a_parser_imports_nothing_heavy(command):
+    code = (
+        f"import sys; from nurie_cli.main import build_parser; build_parser({command!r});"
+        f"sys.exit(', '.join(m for m in {HEAVY!r} if m in sys.modules) or 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, f"imports {result.stderr}"
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_explains_itself_with_examples(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"  nurie {command}" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("nurie 0.")
+
+
+def test_dry_run_shows_the_overridden_run(capsys):
+    words = ["train", NANO, "--dry-run", "--engine.num-workers", "1", "--tracking.alias=null"]
+    assert cli.main(words) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["engine"]["num_workers"] == 1
+    assert shown["tracking"]["alias"] is None
+
+
+def test_what_config_show_prints_is_a_valid_config(capsys, tmp_path):
+    assert cli.main(["config", "show", NANO]) == 0
+    file = tmp_path / "shown.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert cli.main(["config", "validate", str(file)]) == 0
+
+
+def test_schema_explains_the_settings(capsys):
+    assert cli.main(["config", "schema", "train"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["properties"]["seed"]["description"] == "Seed of everything random."
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["train", NANO, "--engin.num-workers", "1"],
+            "engin: unknown setting; did you mean engine?",
+        ),
+        (["train", NANO, "--seed"], "seed: give it a value"),
+        (["train", NANO, "extra"], "'extra' is neither a setting nor its value"),
+        (["train", "gone.yaml"], "gone.yaml: no such file"),
+        (["train", "configs/model/nano.yaml"], "needs a file of kind 'train'"),
+        (["data", "inspect", "gone"], "gone/manifest.json does not exist"),
+        (["models", "verify", "configs"], "configs/MANIFEST.json: missing"),
+        (["colorize", "gone.png", "--reference", "r.png", "-o", "o.png"], "gone.png: no such file"),
+        (["colorize", "s.png", "--reference", "r.png", "-o", "o.png", "--seed", "x"], "seed: 'x'"),
+    ],
+)
+def test_what_the_user_can_correct_is_one_error_line(words, message, capsys):
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_validate_reports_every_file(tmp_path, capsys):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("kind: model\nnaem: x\n")
+    assert cli.main(["config", "validate", NANO, str(bad)]) == 2
+    output = capsys.readouterr()
+    assert "valid (train)" in output.out
+    assert "naem: unknown setting; did you mean name?" in output.err
+
+
+def test_a_flag_that_no_command_has(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["models", "list", "--frobnicate"])
+    assert caught.value.code == 2
+    assert "--frobnicate" in capsys.readouterr().err
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    # json stands for any library: a ValueError that is not ours is no message for the user.
+    monkeypatch.setattr("nurie_cli.commands.config.load_config", lambda *_: json.loads("{"))
+    with pytest.raises(json.JSONDecodeError):
+        cli.main(["config", "show", NANO])
+
+
+def test_submit_hands_the_words_after_the_dashes_on(monkeypatch):
+    submitted = []
+
+    def submit(words, address):
+        submitted.extend([words, address])
+        return 7
+
+    monkeypatch.setattr("nurie_pipelines.jobs.submit.submit", submit)
+    words = ["train", NANO, "--stages.backbone.steps", "5"]
+    assert cli.main(["submit", "--address", "http://head:8265", "--", *words]) == 7
+    assert submitted == [words, "http://head:8265"]
+
+
+def test_override_values_are_yaml():
+    words = ["--a.b-c", "[1, 2]", "--d=null", "--e", "-1", "--f", "1e-4", "--g=x: y: z"]
+    expected = {"a.b_c": [1, 2], "d": None, "e": -1, "f": "1e-4", "g": "x: y: z"}
+    assert parse_overrides(words, "file.yaml") == expected
+
+
+def test_a_failed_step_shows_the_end_of_its_log(tmp_path):
+    log = tmp_path / "train.log"
+    with (
+        NurieProcess(["train", "gone.yaml"], log) as process,
+        pytest.raises(StepError, match="exit code 2") as caught,
+    ):
+        process.wait(lambda line: None)
+    assert "gone.yaml: no such file" in str(caught.value)
+
+
+def test_a_process_ends_with_its_block(tmp_path):
+    with NurieProcess(
+        ["mlflow", "--store", f"sqlite:///{tmp_path}/m.db"], tmp_path / "log"
+    ) as process:
+        assert process.is_running()
+    assert not process.is_running()
+
+
+def test_the_newest_line_of_a_progress_bar(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("start\n 10%\r 20%\r\n\n")
+    assert last_line(log) == "20%"
+
+
+def test_a_taken_port_is_avoided():
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port(port) != port
