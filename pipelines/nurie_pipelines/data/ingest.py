@@ -1,0 +1,141 @@
+"""Feeding a training stage: one Ray Data execution per worker for all of its steps.
+
+Every row is a function of (shards, settings, seed, position), where a position counts the samples
+of the whole run. Worker w of W owns the w-th part of every global batch and reads it through a
+data set of its own: no split at run time, so the rows do not depend on the number of workers, and a
+run that starts at batch k gets exactly what an uninterrupted run would have got there.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import ray
+from ray.data import Dataset, ExecutionOptions
+from ray.train import DataConfig
+
+from nurie.config.data import ReadConfig
+from nurie.config.model import ModelConfig
+from nurie_pipelines.data.encode import EncodeReferences
+from nurie_pipelines.data.load import Loader, StageKind, load_chunk
+
+ROWS_PER_CHUNK = 32
+"""Rows that one loading task makes at least; tasks of single batches cost more than their work."""
+MAX_TASKS = 2000
+"""Tasks of one data set at most; longer runs put several chunks into a task."""
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Rows that may wait for one worker, in bytes; else Ray Data would run ahead to a third of RAM."""
+
+
+def training_datasets(
+    read: ReadConfig,
+    model: ModelConfig,
+    components: Path,
+    stage_kind: StageKind,
+    batch_size: int,
+    num_batches: int,
+    start_batch: int,
+    seed: int,
+    num_workers: int = 1,
+) -> dict[str, Dataset]:
+    """Return the data sets ``train_0``, ``train_1``, ... of all workers.
+
+    Args:
+        read: The shards and how they are read.
+        model: The preset, for the reference encoders.
+        components: Model folder with ``image_encoder`` and ``tagger``.
+        stage_kind: ``backbone``, ``foreground`` or ``background``; decides the columns.
+        batch_size: Rows of a global batch, over all workers.
+        num_batches: Batches still to come.
+        start_batch: First batch; that many are skipped without being read.
+        seed: Seed of order, sketches and augmentation.
+        num_workers: Training workers; worker w calls ``get_dataset_shard(f"train_{w}")``.
+
+    Raises:
+        ValueError: If the batch cannot be split evenly or nothing is to be read.
+    """
+    return {
+        f"train_{rank}": training_dataset(
+            read,
+            model,
+            components,
+            stage_kind,
+            batch_size,
+            num_batches,
+            start_batch,
+            seed,
+            rank=rank,
+            num_workers=num_workers,
+        )
+        for rank in range(num_workers)
+    }
+
+
+def training_dataset(
+    read: ReadConfig,
+    model: ModelConfig,
+    components: Path,
+    stage_kind: StageKind,
+    batch_size: int,
+    num_batches: int,
+    start_batch: int,
+    seed: int,
+    *,
+    rank: int = 0,
+    num_workers: int = 1,
+) -> Dataset:
+    """Return the rows of one worker for a whole stage, in order; see :func:`training_datasets`.
+
+    Columns: ``position`` int64, ``sample_id``, ``latents`` float16 [C, h, w] (or ``image`` uint8
+    [H, W, 3] when the shards hold none), ``sketch`` uint8 [H, W] (255 = paper),
+    ``foreground_mask`` uint8 [H, W], ``original_area`` and ``aesthetic_score`` float32,
+    ``image_tokens`` float16 [1+N, D] and ``tagger_tokens`` float16 [N, T] of the aligned reference.
+    Stage ``backbone`` adds ``mismatched_image_tokens`` and ``mismatched_tagger_tokens``; the others
+    add ``reference_image`` uint8 [H, W, 3] and ``reference_mask`` uint8 [H, W].
+    """
+    if batch_size % num_workers:
+        raise ValueError(f"batch_size {batch_size} must be a multiple of num_workers {num_workers}")
+    if num_batches < 1 or start_batch < 0:
+        raise ValueError(
+            f"num_batches must be at least 1 and start_batch not negative, got {num_batches} and "
+            f"{start_batch}"
+        )
+    rows_per_batch = batch_size // num_workers
+    batches_per_chunk = max(1, ROWS_PER_CHUNK // rows_per_batch)
+    chunks = -(-num_batches // batches_per_chunk)
+    loader = Loader(
+        read=read,
+        stage_kind=stage_kind,
+        seed=seed,
+        batch_size=batch_size,
+        rows_per_batch=rows_per_batch,
+        offset=rank * rows_per_batch,
+        first_batch=start_batch,
+        end_batch=start_batch + num_batches,
+        batches_per_chunk=batches_per_chunk,
+    )
+    dataset = ray.data.range(chunks, override_num_blocks=min(chunks, MAX_TASKS))
+    dataset.context.execution_options = ingest_options()
+    # On CPUs Ray runs both steps in one actor: nothing is sent between them, caches stay warm.
+    return dataset.map_batches(
+        partial(load_chunk, loader=loader), batch_size=1, num_cpus=0.25
+    ).map_batches(
+        EncodeReferences,
+        fn_constructor_args=(components, model.reference.use_tagger),
+        batch_size=rows_per_batch,
+        compute=ray.data.ActorPoolStrategy(size=max(1, read.num_encoder_actors // num_workers)),
+        num_cpus=0.25,
+    )
+
+
+def train_data_config() -> DataConfig:
+    """Return the ``dataset_config`` of a ``TorchTrainer`` that reads :func:`training_datasets`."""
+    return DataConfig(datasets_to_split=[], execution_options=ingest_options())
+
+
+def ingest_options() -> ExecutionOptions:
+    """Return Ray Data options for reading: rows in order, few of them waiting."""
+    options = ExecutionOptions(preserve_order=True)
+    options.resource_limits = options.resource_limits.copy(object_store_memory=OBJECT_STORE_BYTES)
+    return options
