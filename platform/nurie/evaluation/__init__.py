@@ -1,0 +1,3 @@
+"""Measuring a colorizer: how near to the truth, whose colours, whose shapes."""
+
+from __future__ import annotations

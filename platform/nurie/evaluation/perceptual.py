@@ -1,0 +1,79 @@
+"""Perceptual similarity: SSIM (Wang et al. 2004) and multi-scale SSIM (Wang et al. 2003).
+
+LPIPS would need the weights of an ImageNet network; ``ms_ssim_distance`` is the perceptual distance
+that needs none.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from nurie.evaluation.metrics import same_shape
+
+_WINDOW = 11
+_SIGMA = 1.5
+_C1 = 0.01**2
+_C2 = 0.03**2
+_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+def ssim(result: np.ndarray, truth: np.ndarray) -> float:
+    """Structural similarity, mean over pixels and channels; 1 for equal pictures.
+
+    Args:
+        result: Picture [H, W, 3] or [H, W], uint8, or floating point in 0..1.
+        truth: Picture of the same shape, at least 11 x 11.
+    """
+    luminance, structure = _ssim_terms(*same_shape(result, truth))
+    return float((luminance * structure).mean())
+
+
+def ms_ssim_distance(result: np.ndarray, truth: np.ndarray) -> float:
+    """1 - multi-scale SSIM; 0 for equal pictures, at most 1.
+
+    Up to five scales, as many as leave 11 pixels on the shorter side; their weights are scaled
+    to sum to 1.
+    """
+    first, second = same_shape(result, truth)
+    shorter = min(first.shape[:2])
+    scales = 1
+    while scales < len(_SCALE_WEIGHTS) and shorter // 2**scales >= _WINDOW:
+        scales += 1
+    weights = np.array(_SCALE_WEIGHTS[:scales]) / sum(_SCALE_WEIGHTS[:scales])
+    product = 1.0
+    for scale, weight in enumerate(weights):
+        luminance, structure = _ssim_terms(first, second)
+        last = scale == scales - 1
+        value = float((luminance * structure if last else structure).mean())
+        # A negative correlation has no real power; it counts as no similarity.
+        product *= max(value, 0.0) ** weight
+        first, second = _halve(first), _halve(second)
+    return 1.0 - product
+
+
+def _ssim_terms(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Luminance term and contrast-structure term wherever the window fits."""
+    if min(first.shape[:2]) < _WINDOW:
+        raise ValueError(
+            f"SSIM needs pictures of at least {_WINDOW} x {_WINDOW} pixels, not {first.shape[:2]}"
+        )
+    mean_a, mean_b = _blur(first), _blur(second)
+    variance_a = _blur(first * first) - mean_a**2
+    variance_b = _blur(second * second) - mean_b**2
+    covariance = _blur(first * second) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
+    structure = (2 * covariance + _C2) / (variance_a + variance_b + _C2)
+    return luminance, structure
+
+
+def _blur(image: np.ndarray) -> np.ndarray:
+    margin = _WINDOW // 2
+    blurred = cv2.GaussianBlur(image, (_WINDOW, _WINDOW), _SIGMA)
+    return blurred[margin:-margin, margin:-margin]
+
+
+def _halve(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[0] // 2, image.shape[1] // 2
+    even = image[: 2 * height, : 2 * width]
+    return cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,232 @@
+"""Every metric against a closed form or a second implementation; worse pictures score worse."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+from scipy.ndimage import correlate1d
+
+from nurie.evaluation.metrics import (
+    MAX_PSNR,
+    delta_e,
+    edge_f1,
+    line_f1,
+    palette_distance,
+    psnr,
+    role_errors,
+    shape_change,
+    to_lab,
+)
+from nurie.evaluation.perceptual import ms_ssim_distance, ssim
+
+
+def flat(*rgb: int, size: int = 64) -> np.ndarray:
+    return np.full((size, size, 3), rgb, np.uint8)
+
+
+def disk(colour: tuple[int, int, int], x: int = 32, radius: int = 14) -> np.ndarray:
+    """A filled disk with a black outline on white."""
+    rows, columns = np.mgrid[:64, :64]
+    distance = np.hypot(rows - 32, columns - x)
+    image = flat(255, 255, 255)
+    image[distance < radius] = colour
+    image[np.abs(distance - radius) < 1.0] = 0
+    return image
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return disk((200, 80, 60))
+
+
+@pytest.fixture
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).normal(0.0, 1.0, (64, 64, 3))
+
+
+def noisy(image: np.ndarray, noise: np.ndarray, sigma: float) -> np.ndarray:
+    return np.clip(image + sigma * noise, 0, 255).astype(np.uint8)
+
+
+# PSNR
+
+
+def test_psnr_of_a_constant_difference_does_not_wrap() -> None:
+    # In uint8, 10 - 12 is 254 and 254 * 254 is 4.
+    expected = 20 * math.log10(255 / 2)
+    assert psnr(flat(10, 10, 10), flat(12, 12, 12)) == pytest.approx(expected, abs=1e-9)
+    assert psnr(flat(12, 12, 12), flat(10, 10, 10)) == pytest.approx(expected, abs=1e-9)
+    assert psnr(flat(0, 0, 0), flat(255, 255, 255)) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_psnr_knows_its_ranges(picture: np.ndarray) -> None:
+    assert psnr(picture, picture) == MAX_PSNR
+    assert psnr(picture / 255.0, picture) == MAX_PSNR
+    with pytest.raises(ValueError, match=r"0\.\.1"):
+        psnr(picture.astype(np.float32), picture)
+    with pytest.raises(ValueError, match="int64"):
+        psnr(picture.astype(np.int64), picture)
+    with pytest.raises(ValueError, match="not comparable"):
+        psnr(picture[:32], picture)
+
+
+# Structure
+
+
+def reference_ssim(first: np.ndarray, second: np.ndarray) -> float:
+    """SSIM per channel, written anew on scipy."""
+    offsets = np.arange(-5, 6)
+    kernel = np.exp(-(offsets**2) / (2 * 1.5**2))
+    kernel /= kernel.sum()
+
+    def blur(x: np.ndarray) -> np.ndarray:
+        return correlate1d(correlate1d(x, kernel, axis=0), kernel, axis=1)[5:-5, 5:-5]
+
+    values = []
+    for channel in range(3):
+        a, b = first[..., channel] / 255.0, second[..., channel] / 255.0
+        mu_a, mu_b = blur(a), blur(b)
+        sigma_a, sigma_b = blur(a * a) - mu_a**2, blur(b * b) - mu_b**2
+        sigma_ab = blur(a * b) - mu_a * mu_b
+        top = (2 * mu_a * mu_b + 1e-4) * (2 * sigma_ab + 9e-4)
+        values.append((top / ((mu_a**2 + mu_b**2 + 1e-4) * (sigma_a + sigma_b + 9e-4))).mean())
+    return float(np.mean(values))
+
+
+def test_ssim_of_flat_pictures_has_a_closed_form() -> None:
+    a, b, c1 = 51 / 255, 204 / 255, 0.01**2
+    expected = (2 * a * b + c1) / (a * a + b * b + c1)
+    assert ssim(flat(51, 51, 51), flat(204, 204, 204)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_ssim_equals_a_second_implementation(picture: np.ndarray, noise: np.ndarray) -> None:
+    other = noisy(picture, noise, 30)
+    assert ssim(picture, other) == pytest.approx(reference_ssim(picture, other), abs=1e-9)
+    assert ssim(picture, picture) == pytest.approx(1.0)
+
+
+def test_ms_ssim_of_flat_pictures_has_a_closed_form() -> None:
+    # Structure terms are 1; luminance counts on the last of three scales only.
+    a, b, c1 = 51 / 255, 204 / 255, 0.01**2
+    luminance = (2 * a * b + c1) / (a * a + b * b + c1)
+    share = 0.3001 / (0.0448 + 0.2856 + 0.3001)
+    distance = ms_ssim_distance(flat(51, 51, 51), flat(204, 204, 204))
+    assert distance == pytest.approx(1 - luminance**share, abs=1e-6)
+
+
+def test_more_noise_is_further_away(picture: np.ndarray, noise: np.ndarray) -> None:
+    little, much = noisy(picture, noise, 10), noisy(picture, noise, 60)
+    assert ms_ssim_distance(picture, picture) == pytest.approx(0.0, abs=1e-9)
+    assert 0 < ms_ssim_distance(little, picture) < ms_ssim_distance(much, picture) <= 1
+    assert ssim(much, picture) < ssim(little, picture) < 1
+    assert psnr(much, picture) < psnr(little, picture)
+
+
+def test_tiny_pictures_are_refused() -> None:
+    with pytest.raises(ValueError, match="11 x 11"):
+        ssim(flat(0, 0, 0, size=10), flat(0, 0, 0, size=10))
+
+
+# Colour
+
+
+@pytest.mark.parametrize(
+    ("rgb", "lab"),
+    [
+        ((255, 255, 255), (100.0, 0.0, 0.0)),
+        ((0, 0, 0), (0.0, 0.0, 0.0)),
+        ((255, 0, 0), (53.2408, 80.0925, 67.2032)),
+        ((0, 255, 0), (87.7347, -86.1827, 83.1793)),
+        ((0, 0, 255), (32.2970, 79.1875, -107.8602)),
+        ((119, 119, 119), (50.0344, 0.0, 0.0)),
+    ],
+)
+def test_lab_has_the_published_values(rgb: tuple[int, ...], lab: tuple[float, ...]) -> None:
+    np.testing.assert_allclose(to_lab(flat(*rgb, size=1))[0, 0], lab, atol=0.02)
+
+
+def test_lab_is_near_the_table_of_opencv() -> None:
+    image = np.random.default_rng(0).random((32, 32, 3))
+    table = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2LAB)
+    np.testing.assert_allclose(to_lab(image), table, atol=1.0)
+
+
+def lab_distance(first: tuple[int, int, int], second: tuple[int, int, int]) -> float:
+    return math.dist(to_lab(flat(*first, size=1))[0, 0], to_lab(flat(*second, size=1))[0, 0])
+
+
+def test_delta_e_is_the_lab_distance() -> None:
+    expected = math.dist((53.2408, 80.0925, 67.2032), (32.2970, 79.1875, -107.8602))
+    differences = delta_e(flat(255, 0, 0), flat(0, 0, 255))
+    assert differences.shape == (64, 64)
+    np.testing.assert_allclose(differences, expected, atol=0.02)
+
+
+def test_role_errors_stay_in_their_role() -> None:
+    truth = flat(255, 255, 255)
+    truth[:, 32:] = (90, 60, 30)
+    labels = np.zeros((64, 64), np.uint8)
+    labels[:, 32:] = 2
+    result = truth.copy()
+    result[:, 32:] = (30, 60, 90)
+    result[:8, 32:] = (0, 255, 0)  # Stray pixels: in the mean, not in the median.
+    errors = role_errors(result, truth, labels, ["background", "hair", "skin"])
+    assert set(errors) == {"background", "skin"}
+    assert errors["background"] == (0.0, 0.0)
+    swapped = lab_distance((90, 60, 30), (30, 60, 90))
+    green = lab_distance((90, 60, 30), (0, 255, 0))
+    assert errors["skin"][0] == pytest.approx((7 * swapped + green) / 8)
+    assert errors["skin"][1] == pytest.approx(swapped)
+
+
+def test_palette_distance_ignores_places_and_measures_shifts(picture: np.ndarray) -> None:
+    shuffled = np.random.default_rng(0).permutation(picture.reshape(-1, 3)).reshape(picture.shape)
+    assert palette_distance(picture, shuffled) == pytest.approx(0.0, abs=1e-6)
+    assert palette_distance(picture, np.tile(picture, (2, 2, 1))) == pytest.approx(0.0, abs=0.5)
+    for other in [(220, 30, 30), (60, 90, 220)]:
+        expected = delta_e(flat(128, 128, 128), flat(*other)).mean()
+        measured = palette_distance(flat(128, 128, 128), flat(*other))
+        assert measured == pytest.approx(expected, rel=0.03)
+
+
+def test_palette_distance_counts_masked_pixels_only(picture: np.ndarray) -> None:
+    other = picture.copy()
+    other[:8] = (0, 255, 0)
+    mask = np.ones((64, 64), bool)
+    mask[:8] = False
+    assert palette_distance(picture, other) > 5
+    assert palette_distance(picture, other, mask, mask) == pytest.approx(0.0, abs=1e-6)
+
+
+# Shape
+
+
+def test_edge_f1_has_a_closed_form() -> None:
+    first, second = np.zeros((20, 20), bool), np.zeros((20, 20), bool)
+    first[5, :] = True
+    second[6, :] = True
+    second[15, :] = True  # Precision 1/2, recall 1.
+    assert edge_f1(first, second, tolerance=1) == pytest.approx(2 / 3)
+    assert edge_f1(first, second, tolerance=0) == 0.0
+    assert edge_f1(first, first) == 1.0
+    assert edge_f1(first, np.zeros_like(first)) == 0.0
+    assert edge_f1(np.zeros_like(first), np.zeros_like(first)) == 1.0
+
+
+def test_colours_change_no_shape_and_moves_do() -> None:
+    red, blue, moved = disk((200, 80, 60)), disk((70, 90, 210)), disk((70, 90, 210), x=44)
+    assert shape_change(red, blue) < 0.05
+    assert shape_change(red, moved) > 0.5
+
+
+def test_line_f1_rewards_the_sketch_lines() -> None:
+    sketch = disk((255, 255, 255))[..., 0]
+    good, moved = disk((200, 80, 60)), disk((200, 80, 60), x=44)
+    assert line_f1(sketch, good) > 0.9
+    assert line_f1(sketch, moved) < 0.5
+    extra = np.maximum(good, 0)
+    extra[4:12, 4:60] = 0
+    assert line_f1(sketch, moved) < line_f1(sketch, extra) < line_f1(sketch, good)
