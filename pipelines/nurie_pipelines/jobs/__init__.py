@@ -1,0 +1,1 @@
+"""Jobs on a Ray cluster: submission, log and exit code."""

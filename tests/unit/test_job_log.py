@@ -1,0 +1,91 @@
+"""Following a job's log through a connection that breaks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+
+import pytest
+from ray.job_submission import JobStatus
+
+from nurie_pipelines.jobs import submit
+from nurie_pipelines.jobs.connection import SubmitError
+
+CHUNKS = ["one\n", "two\n", "three\n"]
+
+
+class BreakingClient:
+    """A job API whose log connection breaks after the given numbers of chunks, then works."""
+
+    def __init__(self, breaks: list[int], status: JobStatus, exit_code: int | None) -> None:
+        self.breaks = breaks
+        self.status = status
+        self.exit_code = exit_code
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        limit = self.breaks.pop(0) if self.breaks else None
+        for chunk in CHUNKS[:limit]:
+            yield chunk
+        if limit is not None:
+            raise RuntimeError("WebSocket connection closed unexpectedly")
+
+    def get_job_info(self, job_id: str) -> SimpleNamespace:
+        return SimpleNamespace(
+            submission_id=job_id,
+            status=self.status,
+            message="it ended, last available logs: ...",
+            driver_exit_code=self.exit_code,
+        )
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(submit, "SECONDS_BETWEEN", 0.0)
+
+
+@pytest.mark.parametrize("breaks", [[], [0], [2], [1, 2, 0]])
+def test_every_line_once(breaks, capsys):
+    client = BreakingClient(breaks, JobStatus.SUCCEEDED, 0)
+    assert submit._follow(client, "job") == 0
+    assert capsys.readouterr().out == "one\ntwo\nthree\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "driver_exit_code", "expected"),
+    [
+        (JobStatus.SUCCEEDED, 0, 0),
+        (JobStatus.FAILED, 2, 2),
+        (JobStatus.FAILED, -9, 137),
+        (JobStatus.FAILED, None, 1),
+        (JobStatus.STOPPED, None, 1),
+    ],
+)
+def test_exit_code(status, driver_exit_code, expected, capsys):
+    assert submit._follow(BreakingClient([], status, driver_exit_code), "job") == expected
+    assert "last available logs" not in capsys.readouterr().err
+
+
+def test_gives_up_and_says_how_to_go_on():
+    client = BreakingClient([0] * 100, JobStatus.RUNNING, None)
+    with pytest.raises(SubmitError, match="--submission-id job follows it again"):
+        submit._follow(client, "job")
+
+
+@pytest.mark.parametrize(("answer", "stopped"), [("", True), ("y", True), ("n", False)])
+def test_interrupt_at_a_terminal_asks(answer, stopped, monkeypatch):
+    calls: list[str] = []
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda prompt: answer)
+    submit._interrupt(SimpleNamespace(stop_job=calls.append), "job")
+    assert calls == (["job"] if stopped else [])
+
+
+def test_too_much_to_upload(tmp_path, monkeypatch):
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / "weights").write_bytes(b"0" * 100)
+    monkeypatch.setattr(submit, "MAX_UPLOAD_BYTES", 99)
+    with (
+        pytest.raises(SubmitError, match="--cluster-dir"),
+        submit._upload_folder(["train"], tmp_path, None),
+    ):
+        pass
