@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,8 +48,9 @@ def build_dataset(config: DataConfig, force: bool = False) -> Manifest:
     prepare_folder(config.output, record, force)
 
     shards = shard_plans(source.plan, config.rows_per_shard)
-    done = {shard.file: finished_shard(config.output, shard.file, record) for shard in shards}
-    missing = [shard for shard in shards if done[shard.file] is None]
+    found = {shard.file: finished_shard(config.output, shard.file, record) for shard in shards}
+    done = {file: digest for file, digest in found.items() if digest}
+    missing = [shard for shard in shards if shard.file not in done]
     if missing:
         started, rows = time.monotonic(), sum(shard.rows.num_rows for shard in missing)
         _build_missing(config, record, missing, source, done, console)
@@ -65,7 +67,7 @@ def _build_missing(
     record: BuildRecord,
     missing: list[ShardPlan],
     source: SourcePlan,
-    done: dict[str, str | None],
+    done: dict[str, str],
     console: Console,
 ) -> None:
     rows = {shard.file: shard.rows.num_rows for shard in missing}
@@ -95,7 +97,9 @@ def _run(
     # One block is one shard from here to the file; Ray must not cut large ones.
     dataset.context.target_max_block_size = None
     whole = {"batch_size": None, "batch_format": "pyarrow"}
-    dataset = dataset.map_batches(render_shard, fn_args=(config, folder), compute=tasks, **whole)
+    dataset = dataset.map_batches(
+        partial(render_shard, config=config, folder=folder), compute=tasks, **whole
+    )
     if config.vae:
         dataset = dataset.map_batches(
             EncodeLatents,
@@ -106,7 +110,9 @@ def _run(
         )
     else:
         dataset = dataset.map_batches(_without_latents, **whole)
-    dataset = dataset.map_batches(write_shard, fn_args=(config.output, record.digest), **whole)
+    dataset = dataset.map_batches(
+        partial(write_shard, folder=config.output, record_digest=record.digest), **whole
+    )
     for row in dataset.iter_rows():
         yield row["file"], row["sha256"]
 
@@ -125,7 +131,7 @@ def _manifest(
     record: BuildRecord,
     source: SourcePlan,
     shards: list[ShardPlan],
-    done: dict[str, str | None],
+    done: dict[str, str],
 ) -> Manifest:
     entries = tuple(
         ShardEntry(file=s.file, split=s.split, rows=s.rows.num_rows, sha256=done[s.file])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ import ray
 
 from nurie.config.data import FolderSource
 from nurie.data.plan import finish_plan
+from nurie.data.schema import Row
 from nurie.inference.images import ImageError, decode_image, to_rgb
 from nurie_pipelines.cluster import connect
 
@@ -75,8 +77,7 @@ def check_files(root: Path, names: list[str], num_cpus: int) -> list[CheckedFile
     rows = [{"number": i, "file": os.fsencode(name)} for i, name in enumerate(names)]
     dataset = ray.data.from_items(rows, override_num_blocks=1 + len(rows) // FILES_PER_BLOCK)
     checked = dataset.map(
-        _check_row,
-        fn_args=(root,),
+        partial(_check_row, root=root),
         compute=ray.data.TaskPoolStrategy(size=num_cpus),
     ).take_all()
     checked.sort(key=lambda row: row["number"])
@@ -132,7 +133,7 @@ def read_picture(path: Path, size: int) -> Picture:
     )
 
 
-def _check_row(row: dict[str, object], root: Path) -> dict[str, object]:
+def _check_row(row: Row, root: Path) -> Row:
     file = os.fsdecode(row["file"])
     name = row["file"].decode(errors="replace")
     digest, reason = "", ""
@@ -151,7 +152,7 @@ def _check_row(row: dict[str, object], root: Path) -> dict[str, object]:
     return {"number": row["number"], "name": name, "sha256": digest, "reason": reason}
 
 
-def _plan_row(file: CheckedFile, split: str) -> dict[str, object]:
+def _plan_row(file: CheckedFile, split: str) -> Row:
     return {
         "sample_id": file.name,
         "source": file.name,

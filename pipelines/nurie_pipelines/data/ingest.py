@@ -118,8 +118,11 @@ def training_dataset(
     dataset = ray.data.range(chunks, override_num_blocks=min(chunks, MAX_TASKS))
     dataset.context.execution_options = ingest_options()
     # On CPUs Ray runs both steps in one actor: nothing is sent between them, caches stay warm.
+    load = partial(load_chunk, loader=loader)
     return dataset.map_batches(
-        partial(load_chunk, loader=loader), batch_size=1, num_cpus=0.25
+        load,  # pyright: ignore[reportArgumentType] (always handed numpy columns)
+        batch_size=1,
+        num_cpus=0.25,
     ).map_batches(
         EncodeReferences,
         fn_constructor_args=(components, model.reference.use_tagger),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from nurie.config.data import ReadConfig
 from nurie.data.augment import draw_augmentation
 from nurie.data.png import decode_png
 from nurie.data.schedule import SampleSchedule
+from nurie.data.schema import Row
 from nurie.data.shards import ShardReader
 
 StageKind = Literal["backbone", "foreground", "background"]
@@ -88,7 +89,7 @@ class _TrainingRows:
     def opened(cls, folder: str, seed: int) -> _TrainingRows:
         return _opened(folder, seed)
 
-    def row(self, position: int, loader: Loader) -> dict[str, Any]:
+    def row(self, position: int, loader: Loader) -> Row:
         epoch, index = self.schedule[position]
         sample = self.reader.read([index], self.columns)[0]
         mask = decode_png(sample["mask"], 1)
@@ -110,14 +111,14 @@ class _TrainingRows:
             row["reference_mask"] = reference_mask
         return row
 
-    def _target(self, sample: dict[str, Any]) -> dict[str, np.ndarray]:
+    def _target(self, sample: Row) -> dict[str, np.ndarray]:
         if "latents" not in sample:
             return {"image": decode_png(sample["image"], 3)}
         latents = np.frombuffer(sample["latents"], np.float16)
         return {"latents": latents.reshape(sample["latents_shape"])}
 
     def _aligned(
-        self, sample: dict[str, Any], rng: np.random.Generator, read: ReadConfig
+        self, sample: Row, rng: np.random.Generator, read: ReadConfig
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the aligned reference and its mask, both augmented by the same map."""
         relatives = sample["same_palette_ids"]

@@ -16,7 +16,7 @@ from nurie.data.placement import place_at_random
 from nurie.data.plan import palette_from_json, sample_rng
 from nurie.data.png import encode_png
 from nurie.data.recolour import recolour
-from nurie.data.schema import PICTURE_FIELDS
+from nurie.data.schema import PICTURE_FIELDS, Row
 from nurie_pipelines.data.folder import read_picture
 
 UNSCORED_AESTHETICS = 7.0
@@ -35,25 +35,28 @@ def render_shard(rows: pa.Table, config: DataConfig, folder: Path) -> pa.Table:
         The same rows with the ``PICTURE_FIELDS``.
     """
     cv2.setNumThreads(1)  # Ray runs one task per core already
-    draw = _draw_character if isinstance(config.source, CharactersSource) else _draw_file
-    pictures = [draw(row, config, folder) for row in rows.to_pylist()]
+    source = config.source
+    if isinstance(source, CharactersSource):
+        pictures = [_draw_character(row, config, source, folder) for row in rows.to_pylist()]
+    else:
+        pictures = [_draw_file(row, config, folder) for row in rows.to_pylist()]
     for field in PICTURE_FIELDS:
         values = pa.array([picture[field.name] for picture in pictures], field.type)
         rows = rows.append_column(field, values)
     return rows
 
 
-def _draw_character(row: dict[str, object], config: DataConfig, folder: Path) -> dict[str, object]:
+def _draw_character(row: Row, config: DataConfig, source: CharactersSource, folder: Path) -> Row:
     sample_id, size = row["sample_id"], config.image_size
     character = _characters(folder)[row["character_id"]]
     rng = sample_rng(config.seed, sample_id, "picture")
-    if row["split"] == "train" and rng.random() < config.source.placement_probability:
+    if row["split"] == "train" and rng.random() < source.placement_probability:
         character = place_at_random(character, rng)
     rendered = recolour(
         character,
         palette_from_json(row["palette"]),
         size,
-        shading_probability=config.source.shading_probability,
+        shading_probability=source.shading_probability,
         rng=rng,
     )
     sketches = [
@@ -64,7 +67,7 @@ def _draw_character(row: dict[str, object], config: DataConfig, folder: Path) ->
     return pictures | {"labels": encode_png(rendered.labels), "original_area": size * size}
 
 
-def _draw_file(row: dict[str, object], config: DataConfig, folder: Path) -> dict[str, object]:
+def _draw_file(row: Row, config: DataConfig, folder: Path) -> Row:
     picture = read_picture(folder / row["source"], config.image_size)
     sketches = [
         sketch_from_image(picture.image, style, sample_rng(config.seed, row["sample_id"], style))
@@ -76,7 +79,7 @@ def _draw_file(row: dict[str, object], config: DataConfig, folder: Path) -> dict
 
 def _encoded(
     image: np.ndarray, mask: np.ndarray, sketches: list[np.ndarray], config: DataConfig
-) -> dict[str, object]:
+) -> Row:
     height, width = mask.shape
     return {
         "width": width,

@@ -14,6 +14,9 @@ from nurie.data.schema import INCOMPRESSIBLE_COLUMNS, SAMPLE_SCHEMA
 
 SHARD_COLUMN = "shard_file"
 """Column that carries the shard's file name through the job; not stored."""
+_COMPRESSION = {
+    name: "none" if name in INCOMPRESSIBLE_COLUMNS else "zstd" for name in SAMPLE_SCHEMA.names
+}
 ROWS_PER_GROUP = 16
 """Small row groups: training reads single rows in random order."""
 
@@ -40,10 +43,7 @@ def write_shard(rows: pa.Table, folder: Path, record_digest: str) -> pa.Table:
             table,
             file,
             row_group_size=ROWS_PER_GROUP,
-            compression={
-                name: "none" if name in INCOMPRESSIBLE_COLUMNS else "zstd"
-                for name in SAMPLE_SCHEMA.names
-            },
+            compression=_COMPRESSION,  # pyright: ignore[reportArgumentType] (stub lacks dict)
             use_dictionary=False,
         )
         file.flush()
@@ -60,7 +60,8 @@ def sidecar_path(shard: Path) -> Path:
     return shard.with_name(shard.name + ".json")
 
 
-def stored_latents_shape(shard: Path) -> tuple[int, ...] | None:
+def stored_latents_shape(shard: Path) -> tuple[int, int, int] | None:
     """Return the shape of the latents inside a shard, None without any."""
     group = pq.ParquetFile(shard).read_row_group(0, columns=["latents_shape"])
-    return tuple(group["latents_shape"][0].as_py()) or None
+    shape = group["latents_shape"][0].as_py()
+    return (shape[0], shape[1], shape[2]) if shape else None

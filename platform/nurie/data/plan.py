@@ -15,7 +15,7 @@ from nurie.config.data import CharactersSource
 from nurie.data.characters import ROLES, Character
 from nurie.data.mismatch import MismatchSampler
 from nurie.data.palettes import Palette, random_palette
-from nurie.data.schema import PLAN_SCHEMA
+from nurie.data.schema import PLAN_SCHEMA, Row
 from nurie.data.tags import tags_for
 
 SPLITS = ("train", "test")
@@ -61,7 +61,7 @@ def plan_characters(
     return finish_plan(rows, seed, mismatch_rounds)
 
 
-def finish_plan(rows: list[dict[str, object]], seed: int, mismatch_rounds: int) -> pa.Table:
+def finish_plan(rows: list[Row], seed: int, mismatch_rounds: int) -> pa.Table:
     """Add the mismatched references to planned rows.
 
     Raises:
@@ -81,7 +81,7 @@ def shard_plans(plan: pa.Table, rows_per_shard: int) -> list[ShardPlan]:
     """Cut a plan into shards: consecutive rows of one split."""
     shards = []
     for split in SPLITS:
-        rows = plan.filter(pc.equal(plan["split"], split))
+        rows = plan.filter(pc.field("split") == split)
         for number, start in enumerate(range(0, rows.num_rows, rows_per_shard)):
             part = rows.slice(start, rows_per_shard)
             shards.append(ShardPlan(f"{split}-{number:05d}.parquet", split, part))
@@ -106,7 +106,7 @@ def sample_rng(seed: int, sample_id: str, purpose: str) -> np.random.Generator:
 
 def _split_rows(
     characters: list[Character], source: CharactersSource, seed: tuple[int, int]
-) -> list[dict[str, object]]:
+) -> list[Row]:
     rows = []
     for turn in range(source.palettes_per_character):
         rng = np.random.default_rng([*seed, turn])
@@ -118,9 +118,7 @@ def _split_rows(
     return rows
 
 
-def _palette_rows(
-    characters: list[Character], rng: np.random.Generator, name: str
-) -> list[dict[str, object]]:
+def _palette_rows(characters: list[Character], rng: np.random.Generator, name: str) -> list[Row]:
     """Plan the characters that share one freshly drawn palette."""
     text = palette_to_json(random_palette(rng, ROLES))
     # Back from 8 bits, so that tags and pictures see exactly the stored colours.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
+
+Row = dict[str, Any]
+"""One row as a dictionary of its columns."""
 
 SCHEMA_VERSION = "1"
 """Changes when a column changes its name, type or meaning."""

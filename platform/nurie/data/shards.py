@@ -7,13 +7,12 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nurie.data.manifest import read_manifest
-from nurie.data.schema import INDEX_COLUMNS
+from nurie.data.schema import INDEX_COLUMNS, Row
 
 DEFAULT_CACHE_BYTES = 192 * 2**20
 
@@ -59,7 +58,7 @@ class ShardReader:
         ids = self.index["sample_id"].to_pylist()
         return {sample_id: row for row, sample_id in enumerate(ids)}
 
-    def read(self, indices: Iterable[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+    def read(self, indices: Iterable[int], columns: Sequence[str]) -> list[Row]:
         """Return rows as dictionaries of the wanted columns.
 
         Args:
@@ -72,7 +71,7 @@ class ShardReader:
         names = tuple(columns)
         return [self._row(int(index), names) for index in indices]
 
-    def _row(self, index: int, columns: tuple[str, ...]) -> dict[str, Any]:
+    def _row(self, index: int, columns: tuple[str, ...]) -> Row:
         if not 0 <= index < self._num_rows:
             raise IndexError(f"row {index} is not in 0..{self._num_rows - 1}")
         shard = bisect_right(self._starts, index) - 1
