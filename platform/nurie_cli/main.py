@@ -63,7 +63,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 2 for what the user has to correct."""
+    """Run one command; return its exit code: 2 for what the user has to correct."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in arguments if not word.startswith("-")), None)
     parser = build_parser(command)
@@ -75,29 +75,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args) or 0
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         if not _is_for_the_user(error):
             raise
         _print_error(_sentence(error))
-        return 2
+        return 1 if isinstance(error, RuntimeError) else 2
 
 
-def _is_for_the_user(error: BaseException) -> bool:
-    """Tell a message of ours about the user's input from a fault inside a library.
+def _is_for_the_user(error: Exception) -> bool:
+    """Tell a message of ours from a defect, which keeps its traceback.
 
-    The library's own checks raise the ``ValueError`` family; a ``ValueError`` that torch or Ray
-    raises is a defect and keeps its traceback.
+    What our own code raises names the value and the way out (``ValueError``), or the service that
+    does not answer (``RuntimeError``). The same types raised inside torch or Ray are defects.
     """
-    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-        return True
+    if isinstance(error, OSError):
+        return isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     raised_in = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
-    return isinstance(error, ValueError) and raised_in.split(".")[0].startswith("nurie")
+    return raised_in.split(".")[0].startswith("nurie")
 
 
-def _sentence(error: ValueError | OSError) -> str:
+def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror.lower()}"
     return str(error)

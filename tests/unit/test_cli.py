@@ -119,7 +119,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 def test_submit_hands_the_words_after_the_dashes_on(monkeypatch):
     submitted = []
 
-    def submit(words, address):
+    def submit(words, address, **_):
         submitted.extend([words, address])
         return 7
 

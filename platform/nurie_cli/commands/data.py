@@ -20,6 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     build = actions.add_parser("build", help="make the shards; continues an interrupted build")
     add_config_argument(build)
+    build.add_argument(
+        "--force", action="store_true", help="delete another build in the same output folder"
+    )
     inspect = actions.add_parser("inspect", help="print what a data set holds")
     inspect.add_argument("folder", type=Path, metavar="FOLDER", help="folder of a data set")
 
@@ -31,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     config = load(args.config, args.settings, DataConfig)
     from nurie_pipelines.data.build import build_dataset
 
-    build_dataset(config)
+    build_dataset(config, force=args.force)
     return _inspect(config.output)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,12 +16,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", default="sqlite:///mlflow.db", help="MLflow tracking store")
     parser.add_argument("--host", default="127.0.0.1", help="address (default: this machine only)")
     parser.add_argument("--port", type=int, default=5000, help="port (default: 5000)")
+    parser.add_argument(
+        "--allowed-hosts",
+        metavar="HOSTS",
+        help="host names to answer to, as `mlflow.example.org:*`",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``nurie mlflow``."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", args.store]
-    command += ["--host", args.host, "--port", str(args.port), "--workers", "1"]
-    # The dashboard only shows runs; its job executor would start further processes.
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    os.execv(sys.executable, command)
+    from nurie.tracking.server import LOOPBACK_HOSTS, command
+
+    hosts = args.allowed_hosts or LOOPBACK_HOSTS
+    words, environment = command(args.store, args.host, args.port, hosts)
+    os.execve(words[0], words, environment)

@@ -3,7 +3,7 @@
 Examples:
   nurie models list
   nurie models register runs/nano/model --name nurie --alias challenger
-  nurie models promote nurie 3 --alias champion
+  nurie models promote models:/nurie@challenger --alias champion
   nurie models verify assets/nano
   nurie models train-vae configs/train/nano-vae.yaml
 """
@@ -28,8 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     register.add_argument("--name", default="nurie", help="name in the registry (default: nurie)")
     register.add_argument("--alias", default="challenger", help="alias (default: challenger)")
     promote = actions.add_parser("promote", help="give an alias to a version")
-    promote.add_argument("name", metavar="NAME")
-    promote.add_argument("version", metavar="VERSION")
+    promote.add_argument("model", metavar="models:/NAME/VERSION", help="or models:/NAME@ALIAS")
     promote.add_argument("--alias", default="champion", help="alias (default: champion)")
     for command in (listing, register, promote):
         command.add_argument("--store", default=DEFAULT_STORE, help="MLflow tracking store")
@@ -58,17 +57,12 @@ def _list(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nurie.tracking.mlflow_tracker import connect, mlflow_errors
+    from nurie.tracking.registry import list_models
 
-    client = connect(args.store)
-    table = Table("model", "version", "aliases", "run")
-    with mlflow_errors():
-        for model in client.search_registered_models():
-            for version in client.search_model_versions(f"name='{model.name}'"):
-                aliases = [
-                    alias for alias, number in model.aliases.items() if number == version.version
-                ]
-                table.add_row(model.name, version.version, ", ".join(aliases), version.run_id or "")
+    table = Table("model", "version", "aliases", "sha256 of its manifest", "run")
+    for model in list_models(args.store):
+        aliases = ", ".join(model.aliases)
+        table.add_row(model.name, model.version, aliases, model.digest[:16], model.run_id or "")
     Console().print(table)
 
 
@@ -80,11 +74,10 @@ def _register(args: argparse.Namespace) -> None:
 
 
 def _promote(args: argparse.Namespace) -> None:
-    from nurie.tracking.mlflow_tracker import connect, mlflow_errors
+    from nurie.tracking.registry import promote
 
-    with mlflow_errors():
-        connect(args.store).set_registered_model_alias(args.name, args.alias, args.version)
-    print(f"models:/{args.name}@{args.alias} is now version {args.version}")
+    version = promote(args.store, args.model, args.alias)
+    print(f"{args.model}: version {version} is now {args.alias}")
 
 
 def _verify(args: argparse.Namespace) -> None:
