@@ -71,9 +71,7 @@ def _colorizer(config: ServeConfig) -> serve.Deployment:
 def _environment(num_threads: int) -> dict[str, Any]:
     # Spinning OpenMP threads slow a replica down by an order of magnitude as soon as another
     # process wants the core.
-    return {
-        "env_vars": {"OMP_NUM_THREADS": str(num_threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    }
+    return {"env_vars": {"OMP_NUM_THREADS": str(num_threads), "OMP_WAIT_POLICY": "PASSIVE"}}
 
 
 def _with_absolute_paths(config: ServeConfig) -> ServeConfig:

@@ -49,9 +49,9 @@ def load_model(config: ServeConfig) -> tuple[Any, ModelInfo]:
         CheckpointError: If a file is missing or altered.
     """
     import torch
+    from nurie.inference.pipeline import ColorizationPipeline
 
     from nurie.checkpoints.manifest import manifest_digest
-    from nurie.inference.pipeline import ColorizationPipeline
     from nurie.tracking.registry import resolve_model
 
     torch.set_num_threads(config.num_threads)
@@ -181,9 +181,7 @@ class Colorizer:
         """Make one small picture: a model that cannot must not take requests."""
         sketch = Image.new("RGB", WARM_UP_SIZE, "white")
         ImageDraw.Draw(sketch).ellipse((16, 16, 48, 48), outline="black", width=2)
-        self._pipeline(
-            sketch=[sketch], reference=[sketch], num_inference_steps=1, seed=[0]
-        )
+        self._pipeline(sketch=[sketch], reference=[sketch], num_inference_steps=1, seed=[0])
 
 
 def _all_or_none(images: list[Image.Image | None]) -> list[Image.Image | None] | None:

@@ -116,8 +116,8 @@ def install_handlers(app: FastAPI) -> None:
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.exception("%s %s failed", request.method, request.url.path, exc_info=error)
-        status = HTTPStatus.INTERNAL_SERVER_ERROR
-        return Problem(status, "internal_error", "the request failed; see the server's log").response()
+        detail = "the request failed; see the server's log"
+        return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail).response()
 
     for kind, handler in (
         (Problem, problem),

@@ -157,5 +157,6 @@ class Ingress:
         self._config = config
         self._colorizer = colorizer
 
-    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201 - the name Ray Serve asks for
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Ray Serve when the replica starts."""
         return create_api(self._config, self._colorizer)

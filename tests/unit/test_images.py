@@ -42,9 +42,7 @@ def picture(width: int = 40, height: int = 30) -> Image.Image:
     return image
 
 
-NOISE = Image.fromarray(
-    np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-)
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
 
 REFUSED = {
     "empty": (b"", "empty_image"),
@@ -149,9 +147,9 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
 
 
 def test_grey_becomes_rgb() -> None:
-    assert decode_image(encode(Image.new("L", (20, 20), 77)), "sketch").getpixel(
-        (0, 0)
-    ) == (77,) * 3
+    assert (
+        decode_image(encode(Image.new("L", (20, 20), 77)), "sketch").getpixel((0, 0)) == (77,) * 3
+    )
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
@@ -183,9 +181,7 @@ def test_turns_upright(orientation: int) -> None:
     }[orientation](turned)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(
-        Image.fromarray(np.ascontiguousarray(turned)), "WEBP", lossless=True, exif=exif
-    )
+    data = encode(Image.fromarray(np.ascontiguousarray(turned)), "WEBP", lossless=True, exif=exif)
     assert np.array_equal(np.asarray(decode_image(data, "sketch")), upright)
 
 

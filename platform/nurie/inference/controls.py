@@ -76,9 +76,7 @@ class Control:
         """
         words = {"true": True, "false": False}
         try:
-            value = (
-                words[text.strip().lower()] if self.type is bool else self.type(text)
-            )
+            value = words[text.strip().lower()] if self.type is bool else self.type(text)
         except (KeyError, ValueError):
             raise ControlError(self.name, f"{text!r} is not {self.allowed}") from None
         return self.check(value)

@@ -51,9 +51,7 @@ class ImageError(ValueError):
         self.message = message
 
 
-def decode_image(
-    data: bytes, field: str, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> Image.Image:
+def decode_image(data: bytes, field: str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
     """Decode one untrusted picture.
 
     Turned upright (EXIF); grey, 16-bit, CMYK and palette pictures converted; of an animation

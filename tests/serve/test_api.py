@@ -1,0 +1,242 @@
+"""The HTTP application over a small colorizer object: answers, headers, faults of a replica."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from ray.exceptions import ActorDiedError
+from ray.serve.exceptions import BackPressureError
+
+import nurie_serve
+from nurie.config.serve import ServeConfig
+from nurie.inference.controls import CONTROLS
+from nurie_serve.ingress import create_api
+
+WEB = Path(nurie_serve.__file__).parent / "web"
+
+
+def encode(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def test_answers_with_the_picture(client: TestClient, handle, files: dict) -> None:
+    data = {"seed": "5", "guidance_scale": "3.5"}
+    response = client.post("/v1/colorize", files=files, data=data)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "image/png"
+    assert response.headers["x-seed"] == "5"
+    assert response.headers["x-model"] == "test-model sha256:abababababab"
+    assert Image.open(io.BytesIO(response.content)).size == (64, 64)
+    (job,) = handle.jobs
+    assert (job.seed, job.controls["guidance_scale"]) == (5, 3.5)
+    assert (job.background, job.mask) == (None, None)
+
+
+def test_defaults_are_the_table(client: TestClient, handle, files: dict) -> None:
+    client.post("/v1/colorize", files=files)
+    expected = {control.name: control.default for control in CONTROLS if control.name != "seed"}
+    assert handle.jobs[0].controls == expected
+
+
+def test_params_object(client: TestClient, handle, files: dict) -> None:
+    params = json.dumps({"seed": 9, "num_inference_steps": 3, "guidance_scale": 1})
+    client.post("/v1/colorize", files=files, data={"params": params})
+    assert handle.jobs[0].seed == 9
+    assert handle.jobs[0].controls["num_inference_steps"] == 3
+
+
+def test_seed_zero_is_a_seed(client: TestClient, handle, files: dict) -> None:
+    response = client.post("/v1/colorize", files=files, data={"seed": "0"})
+    assert response.headers["x-seed"] == "0"
+    assert handle.jobs[0].seed == 0
+
+
+def test_left_out_seed_is_drawn_and_returned(client: TestClient, handle, files: dict) -> None:
+    seeds = {client.post("/v1/colorize", files=files).headers["x-seed"] for _ in range(5)}
+    assert seeds == {str(job.seed) for job in handle.jobs}
+    assert len(seeds) > 1
+
+
+@pytest.mark.parametrize(
+    "sketch",
+    [
+        encode(Image.new("RGB", (64, 64), "white")),
+        encode(Image.new("RGB", (64, 64), "black")),
+        encode(Image.new("RGBA", (64, 64), (0, 0, 0, 0))),
+        encode(Image.new("L", (64, 64), 128)),
+        encode(Image.new("CMYK", (64, 64)), "JPEG"),
+        encode(Image.new("I;16", (64, 64), 40000)),
+        encode(Image.new("RGB", (64, 64)).quantize(2)),
+        encode(Image.new("RGB", (64, 64)), "WEBP"),
+    ],
+    ids=["white", "black", "clear", "grey", "CMYK", "16 bit", "palette", "WebP"],
+)
+def test_unusual_pictures(client: TestClient, handle, files: dict, sketch: bytes) -> None:
+    files["sketch"] = sketch
+    assert client.post("/v1/colorize", files=files).status_code == 200
+    assert handle.jobs[0].sketch.mode == "RGB"
+
+
+def test_transparent_lines_are_laid_over_white(client: TestClient, handle, files: dict) -> None:
+    files["sketch"] = encode(Image.new("RGBA", (64, 64), (0, 0, 0, 0)))
+    client.post("/v1/colorize", files=files)
+    assert handle.jobs[0].sketch.getpixel((9, 9)) == (255, 255, 255)
+
+
+def test_large_pictures_are_scaled_to_the_largest_side(
+    client: TestClient, handle, files: dict
+) -> None:
+    files["sketch"] = encode(Image.new("RGB", (1000, 500)))
+    files["mask"] = files["sketch"]
+    client.post("/v1/colorize", files=files)
+    assert (handle.jobs[0].sketch.size, handle.jobs[0].mask.mode) == ((512, 256), "L")
+
+
+def test_same_settings_batch_and_others_do_not(client: TestClient, handle, files: dict) -> None:
+    for data in ({"seed": "1"}, {"seed": "2"}, {"seed": "1", "num_inference_steps": "3"}):
+        client.post("/v1/colorize", files=files, data=data)
+    files["mask"] = files["sketch"]
+    client.post("/v1/colorize", files=files)
+    first, second, steps, mask = (job.batch_key for job in handle.jobs)
+    assert first == second
+    assert len({first, steps, mask}) == 3
+
+
+def test_full_queue(client: TestClient, handle, files: dict) -> None:
+    handle.outcomes = [BackPressureError(2, 2)]
+    response = client.post("/v1/colorize", files=files)
+    assert (response.status_code, response.json()["code"]) == (429, "queue_full")
+    assert int(response.headers["retry-after"]) > 0
+    assert client.post("/v1/colorize", files=files).status_code == 200
+
+
+def test_dead_replica_is_retried_with_the_same_seed(
+    client: TestClient, handle, files: dict
+) -> None:
+    handle.outcomes = [ActorDiedError()]
+    response = client.post("/v1/colorize", files=files)
+    assert response.status_code == 200
+    assert [str(job.seed) for job in handle.jobs] == [response.headers["x-seed"]] * 2
+
+
+def test_two_dead_replicas(client: TestClient, handle, files: dict) -> None:
+    handle.outcomes = [ActorDiedError(), ActorDiedError()]
+    response = client.post("/v1/colorize", files=files)
+    assert (response.status_code, response.json()["code"]) == (503, "replica_unavailable")
+    assert "retry-after" in response.headers
+
+
+def test_deadline_cannot_be_switched_off(config: ServeConfig, handle, files: dict) -> None:
+    limits = config.limits.model_copy(update={"deadline_s": 0.2})
+    handle.outcomes = [asyncio.Event().wait]
+    with TestClient(create_api(config.model_copy(update={"limits": limits}), handle)) as client:
+        headers = {"x-request-timeout-seconds": "0", "x-request-disconnect-disabled": "?1"}
+        response = client.post("/v1/colorize", files=files, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (503, "deadline_exceeded")
+    assert handle.responses[0].cancelled
+
+
+def test_unexpected_error_tells_nothing(client: TestClient, handle, files: dict) -> None:
+    handle.outcomes = [RuntimeError("secret path")]
+    response = client.post("/v1/colorize", files=files)
+    assert (response.status_code, response.json()["code"]) == (500, "internal_error")
+    assert "secret" not in response.text
+
+
+def test_options_is_the_table_with_the_servers_limits(client: TestClient) -> None:
+    answer = client.get("/v1/options").json()
+    controls = {control["name"]: control for control in answer["controls"]}
+    assert list(controls) == [control.name for control in CONTROLS]
+    assert controls["width"]["maximum"] == 512
+    assert controls["num_inference_steps"]["type"] == "int"
+    assert all(control["help"] and control["allowed"] for control in controls.values())
+    assert {i["name"]: i["required"] for i in answer["inputs"]}["sketch"] is True
+
+
+def test_models(client: TestClient) -> None:
+    (model,) = client.get("/v1/models").json()["models"]
+    assert (model["name"], model["digest"]) == ("test-model", "ab" * 32)
+
+
+def test_health(client: TestClient, handle) -> None:
+    handle.info = ActorDiedError()
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/readyz").status_code == 503
+    handle.info = replace_info()
+    assert client.get("/readyz").status_code == 200
+    handle.info = ActorDiedError()
+    assert client.get("/readyz").status_code == 200, "it has answered a moment ago"
+
+
+def replace_info():
+    from nurie_serve.schema import ModelInfo
+
+    return replace(ModelInfo("m", "0" * 64, "cpu", "float32"), name="n")
+
+
+def test_examples_can_be_sent_back(client: TestClient, handle) -> None:
+    examples = client.get("/v1/examples").json()["examples"]
+    assert len(examples) >= 3
+    for example in examples:
+        files = {part: client.get(example[part]).content for part in ("sketch", "reference")}
+        assert client.post("/v1/colorize", files=files).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/docs", "/web/app.js", "/web/style.css", "/v1/options", "/no"]
+)
+def test_security_headers(client: TestClient, path: str) -> None:
+    headers = client.get(path).headers
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_page_has_no_inline_code_and_no_foreign_origin() -> None:
+    for page in WEB.glob("*.html"):
+        text = page.read_text()
+        assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", text), page
+    for file in WEB.iterdir():
+        found = set(re.findall(r"https?://[^\s\"']+", file.read_text()))
+        assert found <= {"http://www.w3.org/2000/svg"}, file
+
+
+def test_page_labels_name_existing_elements() -> None:
+    text = (WEB / "index.html").read_text()
+    ids = re.findall(r'\sid="([^"]+)"', text + (WEB / "docs.html").read_text())
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'\s(?:for|aria-labelledby|aria-describedby)="([^"]+)"', text)) <= set(
+        ids
+    )
+    scripts = "".join(file.read_text() for file in WEB.glob("*.js"))
+    used = re.findall(r'(?:\$|getElementById)\("([\w-]+)"\)', scripts)
+    assert used
+    assert set(used) <= set(ids)
+
+
+def test_openapi_describes_the_form(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    assert set(document["paths"]) == {
+        "/v1/colorize",
+        "/v1/options",
+        "/v1/models",
+        "/v1/examples",
+        "/v1/examples/{name}/{picture}",
+        "/healthz",
+        "/readyz",
+    }
+    body = document["paths"]["/v1/colorize"]["post"]["requestBody"]
+    form = body["content"]["multipart/form-data"]["schema"]
+    assert form["required"] == ["sketch", "reference"]
+    assert {control.name for control in CONTROLS} < set(form["properties"])
+    assert form["properties"]["width"]["maximum"] == 512
