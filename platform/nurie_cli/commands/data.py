@@ -3,7 +3,7 @@
 Examples:
   nurie data build configs/data/characters.yaml
   nurie data build configs/data/folder.yaml --source.path my-pictures --output data/mine
-  nurie data inspect data/characters
+  nurie data inspect data/characters --sheet sheet.html
 """
 
 from __future__ import annotations
@@ -25,36 +25,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     inspect = actions.add_parser("inspect", help="print what a data set holds")
     inspect.add_argument("folder", type=Path, metavar="FOLDER", help="folder of a data set")
+    inspect.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="also write a page that shows samples (HTML)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``nurie data``."""
     if args.action == "inspect":
-        return _inspect(args.folder)
+        _inspect(args.folder)
+        if args.sheet:
+            from nurie_pipelines.data.inspect import write_contact_sheet
+
+            print(f"sheet: {write_contact_sheet(args.folder, args.sheet)}")
+        return 0
     config = load(args.config, args.settings, DataConfig)
     from nurie_pipelines.data.build import build_dataset
 
     build_dataset(config, force=args.force)
-    return _inspect(config.output)
-
-
-def _inspect(folder: Path) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
-    from nurie.data.manifest import read_manifest
-
-    manifest = read_manifest(folder)
-    title = f"{manifest.name} ({folder})"
-    table = Table("split", "samples", "shards", title=title, title_justify="left")
-    for split, count in manifest.counts.items():
-        table.add_row(split, str(count), str(len(manifest.shards_of(split))))
-    console = Console()
-    console.print(table)
-    console.print(
-        f"{manifest.image_size} px, line styles: {', '.join(manifest.sketch_styles)}, "
-        f"latents: {manifest.latents_shape or 'none'}, left out: {len(manifest.quarantine)} files"
-    )
-    for file in manifest.quarantine:
-        console.print(f"  left out {file.file}: {file.reason}")
+    _inspect(config.output)
     return 0
+
+
+def _inspect(folder: Path) -> None:
+    import yaml
+
+    from nurie_pipelines.data.inspect import inspect_dataset
+
+    print(yaml.safe_dump(inspect_dataset(folder), sort_keys=False, allow_unicode=True), end="")
