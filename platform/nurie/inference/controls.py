@@ -31,14 +31,15 @@ class ControlError(ValueError):
 class Control:
     """One control and all that a user interface needs to show it.
 
-    A ``default`` of None means that the value is chosen when a picture is made.
+    A ``default`` of None means that the value is chosen when a picture is made; controls of one
+    ``group`` are shown together.
     """
 
     name: str
     type: type[int] | type[float] | type[bool] | type[str]
     default: ControlValue | None
     help: str
-    group: str = "simple"
+    group: str = "basic"
     minimum: float | None = None
     maximum: float | None = None
     multiple_of: int | None = None
@@ -124,6 +125,7 @@ CONTROLS: tuple[Control, ...] = (
         float,
         1.0,
         "how closely the result follows the lines",
+        "sketch",
         minimum=0,
         maximum=2,
     ),
@@ -132,6 +134,7 @@ CONTROLS: tuple[Control, ...] = (
         float,
         0.0,
         "lays the sketch's own lines over the result: 0 not at all, 1 fully",
+        "sketch",
         minimum=0,
         maximum=1,
     ),
@@ -140,7 +143,7 @@ CONTROLS: tuple[Control, ...] = (
         float,
         1.0,
         "how much the reference contributes",
-        "advanced",
+        "reference",
         minimum=0,
         maximum=1,
     ),
@@ -149,7 +152,7 @@ CONTROLS: tuple[Control, ...] = (
         int,
         None,
         f"height {_SIZE_HELP}",
-        "advanced",
+        "size",
         minimum=64,
         maximum=2048,
         multiple_of=32,
@@ -159,7 +162,7 @@ CONTROLS: tuple[Control, ...] = (
         int,
         None,
         f"width {_SIZE_HELP}",
-        "advanced",
+        "size",
         minimum=64,
         maximum=2048,
         multiple_of=32,

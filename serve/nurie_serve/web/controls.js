@@ -9,11 +9,14 @@ export class Controls {
   }
 
   build(controls) {
+    const groups = new Map();
     for (const control of controls) {
+      if (!groups.has(control.group)) groups.set(control.group, makeGroup(control.group));
       const row = makeRow(control);
       this.#rows.set(control.name, row);
-      this.#place.append(row.element);
+      groups.get(control.group).append(row.element);
     }
+    this.#place.append(...groups.values());
   }
 
   /** What the visitor set; left out is what the server chooses itself. */
@@ -49,6 +52,12 @@ export class Controls {
       row.error.textContent = "";
     }
   }
+}
+
+function makeGroup(name) {
+  const group = create("fieldset", "");
+  group.append(create("legend", "", sentence(name)));
+  return group;
 }
 
 function makeRow(control) {

@@ -11,6 +11,10 @@ export class Result {
   current = null;
 
   constructor() {
+    $("after").addEventListener("load", ({ target }) => {
+      const ratio = target.naturalWidth / target.naturalHeight;
+      $("compare").style.setProperty("--ratio", ratio);
+    });
     $("split").addEventListener("input", () => {
       this.#wipe++;
       this.#split(Number($("split").value));
