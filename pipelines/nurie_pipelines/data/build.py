@@ -92,7 +92,7 @@ def _run(
 ) -> Iterator[tuple[str, str]]:
     """Render, encode and write the missing shards; yield file and digest of each as it is done."""
     connect(config.num_cpus)
-    tasks = ray.data.TaskPoolStrategy(size=config.num_cpus)
+    tasks = ray.data.TaskPoolStrategy(size=min(config.num_cpus, len(missing)))
     dataset = ray.data.from_arrow([_with_file(shard) for shard in missing])
     # One block is one shard from here to the file; Ray must not cut large ones.
     dataset.context.target_max_block_size = None

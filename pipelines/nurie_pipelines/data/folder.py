@@ -75,10 +75,11 @@ def check_files(root: Path, names: list[str], num_cpus: int) -> list[CheckedFile
         return []
     connect(num_cpus)
     rows = [{"number": i, "file": os.fsencode(name)} for i, name in enumerate(names)]
-    dataset = ray.data.from_items(rows, override_num_blocks=1 + len(rows) // FILES_PER_BLOCK)
+    num_blocks = -(-len(rows) // FILES_PER_BLOCK)
+    dataset = ray.data.from_items(rows, override_num_blocks=num_blocks)
     checked = dataset.map(
         partial(_check_row, root=root),
-        compute=ray.data.TaskPoolStrategy(size=num_cpus),
+        compute=ray.data.TaskPoolStrategy(size=min(num_cpus, num_blocks)),
     ).take_all()
     checked.sort(key=lambda row: row["number"])
     return [CheckedFile(row["name"], row["sha256"], row["reason"]) for row in checked]

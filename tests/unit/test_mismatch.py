@@ -1,0 +1,129 @@
+"""Mismatched references: never a relative, the same for everybody, of any size of set."""
+
+from __future__ import annotations
+
+import random
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nurie.data.mismatch import MismatchSampler
+
+COLUMNS = ("sample_id", "group_id", "palette_id", "tags", "split")
+TAGS = ("red_hair", "blue_eyes", "hat", "glasses", "solo")
+
+
+def table(rows: list[tuple]) -> pa.Table:
+    return pa.table({name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)})
+
+
+@st.composite
+def row_sets(draw, sizes=(2, 3, 10)):
+    """Sets in which every row has at least one unrelated row."""
+    size = draw(st.sampled_from(sizes))
+    rows = []
+    for number in range(size):
+        # Two groups and palettes that no row shares keep every row solvable in the smallest set.
+        group = draw(st.integers(0, 2)) if 1 < number < size - 1 else 10 + number
+        palette = draw(st.integers(0, 2)) if 1 < number < size - 1 else 10 + number
+        tags = draw(st.lists(st.sampled_from(TAGS), unique=True))
+        rows.append((f"s{number}", f"g{group}", f"p{palette}", tags, "train"))
+    return rows
+
+
+@given(
+    row_sets(),
+    st.integers(0, 2**32),
+    st.integers(0, 50),
+    st.sampled_from(["tag_distance", "uniform"]),
+)
+@settings(max_examples=150, deadline=None)
+def test_reference_is_never_a_relative(rows, seed, epoch, strategy):
+    sampler = MismatchSampler(table(rows), seed, strategy)
+    by_id = {row[0]: row for row in rows}
+    for row in rows:
+        other = by_id[sampler.choose(row[0], epoch)]
+        assert other[0] != row[0]
+        assert other[1] != row[1]
+        assert other[2] != row[2]
+
+
+@given(row_sets(), st.integers(0, 99), st.randoms(use_true_random=False))
+@settings(max_examples=50, deadline=None)
+def test_choice_does_not_depend_on_the_order_of_rows(rows, seed, rng):
+    shuffled = rows.copy()
+    rng.shuffle(shuffled)
+    first, second = MismatchSampler(table(rows), seed), MismatchSampler(table(shuffled), seed)
+    for row in rows:
+        assert first.choose(row[0], 3) == second.choose(row[0], 3)
+
+
+def test_choice_changes_with_epoch_and_seed():
+    rows = [(f"s{i}", f"g{i}", f"p{i}", [], "train") for i in range(50)]
+    choices = {
+        (seed, epoch): [MismatchSampler(table(rows), seed).choose(row[0], epoch) for row in rows]
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
+    assert len({tuple(choice) for choice in choices.values()}) == 4
+
+
+def test_splits_do_not_mix():
+    rows = [(f"s{i}", f"g{i}", f"p{i}", [], "test" if i % 3 else "train") for i in range(12)]
+    sampler = MismatchSampler(table(rows), 0)
+    split = {row[0]: row[4] for row in rows}
+    for row in rows:
+        assert split[sampler.choose(row[0], 0)] == row[4]
+
+
+def test_different_tags_are_preferred():
+    rows = [
+        (f"s{i}", f"g{i}", f"p{i}", ["a", "b"] if i % 2 else ["c", "d"], "train") for i in range(40)
+    ]
+    tags = {row[0]: row[3] for row in rows}
+
+    def share_of_same(strategy: str) -> float:
+        sampler = MismatchSampler(table(rows), 0, strategy)
+        chosen = [(row[3], tags[sampler.choose(row[0], e)]) for row in rows for e in range(10)]
+        return sum(mine == others for mine, others in chosen) / len(chosen)
+
+    assert share_of_same("tag_distance") < 0.1
+    assert share_of_same("uniform") > 0.3
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_impossible_sets_are_refused_by_name(size):
+    rows = [(f"s{i}", "same", f"p{i}", [], "train") for i in range(size)]
+    with pytest.raises(ValueError, match=r"no mismatched reference for sample 's0'.*split"):
+        MismatchSampler(table(rows), 0).choose("s0", 0)
+
+
+def test_duplicate_ids_and_unknown_strategies_are_refused():
+    rows = [("s0", "g0", "p0", [], "train"), ("s0", "g1", "p1", [], "train")]
+    with pytest.raises(ValueError, match="'s0'"):
+        MismatchSampler(table(rows), 0)
+    with pytest.raises(ValueError, match="tag_distance"):
+        MismatchSampler(table(rows[:1]), 0, "nearest")
+
+
+def test_large_set_with_one_dominating_group():
+    rng = random.Random(0)
+    size = 100_000
+    rows = [
+        (
+            f"s{i}",
+            "big" if i < 0.99 * size else f"g{i}",
+            f"p{i % 5000}",
+            rng.sample(TAGS, 2),
+            "train",
+        )
+        for i in range(size)
+    ]
+    sampler = MismatchSampler(table(rows), 5)
+    by_id = {row[0]: row for row in rows}
+    for row in rng.sample(rows, 3000):
+        other = by_id[sampler.choose(row[0], 1)]
+        assert other[1] != row[1]
+        assert other[2] != row[2]

@@ -1,0 +1,140 @@
+"""Reading rows of a data set at random places, and writing a shard whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nurie.data.manifest import Manifest, ManifestError, ShardEntry, write_manifest
+from nurie.data.schema import RENDERED_SCHEMA, SAMPLE_SCHEMA
+from nurie.data.shards import ShardReader
+from nurie_pipelines.data.latents import append_latents
+from nurie_pipelines.data.write import SHARD_COLUMN, stored_latents_shape, write_shard
+
+ROWS = (40, 7)
+LATENTS = (2, 3, 3)
+
+
+def rendered_rows(file: str, start: int, count: int) -> pa.Table:
+    rows = [
+        {
+            "sample_id": f"s{start + i}",
+            "source": "characters",
+            "character_id": f"c{i}",
+            "palette_id": f"p{i}",
+            "group_id": f"c{i}",
+            "split": "train",
+            "roles": ["background", "hair"],
+            "palette": "{}",
+            "tags": ["solo"],
+            "mismatched_ids": ["s0"],
+            "same_palette_ids": [],
+            "width": 8,
+            "height": 8,
+            "bucket": "8x8",
+            "original_area": 64,
+            "aesthetic_score": 7.0,
+            "image": os.urandom(300),
+            "sketches": [b"a", b"b"],
+            "sketch_styles": ["ink", "xdog"],
+            "mask": b"m",
+            "labels": None,
+        }
+        for i in range(count)
+    ]
+    table = pa.Table.from_pylist(rows, schema=RENDERED_SCHEMA)
+    return table.append_column(SHARD_COLUMN, pa.array([file] * count))
+
+
+def with_latents(rows: pa.Table, start: int) -> pa.Table:
+    latents = [np.full(LATENTS, start + i, np.float16).tobytes() for i in range(rows.num_rows)]
+    return append_latents(rows, latents, LATENTS)
+
+
+@pytest.fixture
+def data_set(tmp_path: Path) -> Path:
+    entries, start = [], 0
+    for number, count in enumerate(ROWS):
+        rows = with_latents(rendered_rows(f"train-{number:05d}.parquet", start, count), start)
+        done = write_shard(rows, tmp_path, "build").to_pylist()[0]
+        entries.append(ShardEntry(split="train", rows=count, **done))
+        start += count
+    manifest = Manifest(
+        name="t",
+        created_by="test",
+        config={},
+        inputs={},
+        counts={"train": start},
+        image_size=8,
+        sketch_styles=("ink", "xdog"),
+        roles=("background", "hair"),
+        latents_shape=LATENTS,
+        mismatch_rounds=1,
+        shards=tuple(entries),
+    )
+    write_manifest(tmp_path, manifest)
+    return tmp_path
+
+
+def test_rows_come_back_in_the_asked_order(data_set):
+    reader = ShardReader(data_set, "train")
+    assert len(reader) == sum(ROWS)
+    wanted = [46, 0, 39, 40, 15, 16, 0]
+    rows = reader.read(wanted, ["sample_id", "latents"])
+    assert [row["sample_id"] for row in rows] == [f"s{i}" for i in wanted]
+    values = [np.frombuffer(row["latents"], np.float16)[0] for row in rows]
+    assert values == wanted
+    assert all(reader.row_of[f"s{i}"] == i for i in range(len(reader)))
+    assert reader.index.num_rows == len(reader)
+
+
+def test_cache_stays_within_its_budget(data_set):
+    reader = ShardReader(data_set, "train", cache_bytes=8000)
+    for index in (*range(len(reader)), *range(len(reader))):
+        reader.read([index], ["sample_id", "image"])
+        held = sum(table.nbytes for table in reader._cache.values())
+        assert held == reader._cached_bytes
+        assert held <= 8000 or len(reader._cache) == 1
+
+
+@pytest.mark.parametrize("index", [-1, 47])
+def test_rows_outside_are_refused(data_set, index):
+    with pytest.raises(IndexError, match=str(index)):
+        ShardReader(data_set, "train").read([index], ["sample_id"])
+
+
+def test_missing_split_is_named(data_set):
+    with pytest.raises(ManifestError, match=r"'test'.*train"):
+        ShardReader(data_set, "test")
+
+
+def test_same_rows_give_the_same_bytes(tmp_path):
+    rows = with_latents(rendered_rows("train-00000.parquet", 0, 5), 0)
+    digests = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        digests.append(write_shard(rows, tmp_path / name, "x")["sha256"][0].as_py())
+    assert digests[0] == digests[1]
+
+
+def test_failed_write_leaves_no_shard(tmp_path, monkeypatch):
+    def full_disk(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    rows = with_latents(rendered_rows("train-00000.parquet", 0, 5), 0)
+    with pytest.raises(OSError, match="No space"):
+        write_shard(rows, tmp_path, "x")
+    assert [file.name for file in tmp_path.iterdir() if not file.name.endswith(".part")] == []
+
+
+def test_stored_file_carries_the_schema(data_set):
+    shard = data_set / "train-00000.parquet"
+    assert pq.read_schema(shard).equals(SAMPLE_SCHEMA, check_metadata=False)
+    assert pq.read_schema(shard).metadata[b"nurie.schema_version"] == b"1"
+    assert stored_latents_shape(shard) == LATENTS
