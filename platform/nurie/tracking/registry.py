@@ -25,7 +25,7 @@ from nurie.checkpoints.manifest import (
     publish_folder,
     verify_manifest,
 )
-from nurie.tracking.mlflow_tracker import connect, mlflow_errors, tracking_uri
+from nurie.tracking.mlflow_tracker import MlflowTracker, connect, mlflow_errors, tracking_uri
 from nurie.tracking.tracker import TrackingError
 
 DIGEST_TAG = "nurie.manifest_sha256"
@@ -150,7 +150,7 @@ def list_models(tracking_uri: str) -> list[RegisteredVersion]:
                 digest=version.tags.get(DIGEST_TAG, ""),
                 run_id=version.run_id or None,
                 created=version.creation_timestamp,
-                source=version.source,
+                source=version.source or "",
             )
             for model in client.search_registered_models()
             for version in client.search_model_versions(f"name = '{model.name}'")
@@ -176,8 +176,6 @@ def _upload(
     client: MlflowClient, uri: str, folder: Path, name: str, digest: str, run_id: str | None
 ) -> str:
     if run_id is None:
-        from nurie.tracking.mlflow_tracker import MlflowTracker
-
         tracker = MlflowTracker(uri, _REGISTRATION_EXPERIMENT)
         run_id = tracker.start_run(f"register {name}")
         tracker.end_run(run_id)
@@ -191,7 +189,7 @@ def _upload(
             raise
     source = f"{client.get_run(run_id).info.artifact_uri}/{path}"
     created = client.create_model_version(
-        name, source, run_id=run_id, tags={DIGEST_TAG: digest}, await_creation_for=None
+        name, source, run_id=run_id, tags={DIGEST_TAG: digest}, await_creation_for=0
     )
     return str(created.version)
 
@@ -233,12 +231,13 @@ def _local_copy(uri: str, version: ModelVersion) -> Path:
             f"version {version.version} of {version.name!r} has no digest; "
             "it was not registered by nurie and is not loaded"
         )
-    source = urlparse(version.source)
-    folder = Path(unquote(source.path)) if source.scheme in ("", "file") else None
+    source = version.source or ""
+    parts = urlparse(source)
+    folder = Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
     if folder is None or not folder.is_dir():
         folder = cache_folder() / digest
         if not folder.is_dir():
-            _download(uri, version.source, folder)
+            _download(uri, source, folder)
     verify_manifest(folder)
     if manifest_digest(folder) != digest:
         raise CheckpointError(

@@ -1,0 +1,3 @@
+"""Evaluation as a Ray Data batch job."""
+
+from __future__ import annotations

@@ -1,0 +1,120 @@
+"""Sheets show every picture in its place; reports average and compare what was measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nurie.evaluation.report import Measured, bootstrap, compare, markdown, summarize, table
+from nurie.evaluation.sheet import grid
+
+RED, BLUE, GREEN = (250, 10, 10), (10, 10, 250), (10, 250, 10)
+
+
+def picture(colour: tuple[int, int, int], width: int = 128, height: int = 128) -> Image.Image:
+    return Image.new("RGB", (width, height), colour)
+
+
+def boxes(sheet: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of all pixels of a colour."""
+    rows, columns = np.nonzero((np.asarray(sheet) == colour).all(axis=-1))
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def test_pictures_keep_their_pixels_and_places() -> None:
+    sheet = grid([[picture(RED), picture(BLUE)], [picture(GREEN), picture(BLUE)]], ["a", "b"])
+    red, green = boxes(sheet, RED), boxes(sheet, GREEN)
+    assert (red[2] - red[0], red[3] - red[1]) == (128, 128)
+    assert green[0] == red[0]
+    assert green[1] >= red[3]
+    assert boxes(sheet, BLUE)[0] >= red[2]
+    assert red[1] >= 13  # Headers have room above.
+
+
+def test_headers_are_written_above_their_column_and_cut() -> None:
+    rows = [[picture(RED), picture(BLUE)]]
+    plain = np.asarray(grid(rows, [" ", " "]))
+    long = np.asarray(grid(rows, ["", "a header much longer than its picture is wide"]))
+    changed = np.nonzero((plain != long).any(axis=(0, 2)))[0]
+    blue = boxes(Image.fromarray(plain), BLUE)
+    assert changed.min() >= blue[0] - 1
+    assert changed.max() <= blue[2]
+
+
+def test_small_grey_and_odd_pictures_fit() -> None:
+    grey = Image.new("L", (16, 16), 200)
+    wide = picture(RED, 64, 16)
+    sheet = grid([[grey, wide]], ["sketch", "wide"])
+    red = boxes(sheet, RED)
+    assert (red[2] - red[0]) == 4 * (red[3] - red[1]) == 96
+    assert sheet.mode == "RGB"
+
+
+def test_uneven_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match="row 1 has 1 pictures for 2 headers"):
+        grid([[picture(RED), picture(RED)], [picture(RED)]], ["a", "b"])
+    with pytest.raises(ValueError, match="at least one"):
+        grid([], ["a"])
+
+
+def test_bootstrap_interval_covers_the_mean() -> None:
+    values = np.random.default_rng(1).normal(20, 2, 400)
+    interval = bootstrap(list(values))
+    half = 1.96 * values.std() / 20
+    assert interval.mean == pytest.approx(values.mean())
+    assert interval.low == pytest.approx(values.mean() - half, abs=0.05)
+    assert interval.high == pytest.approx(values.mean() + half, abs=0.05)
+    assert bootstrap([3.0]) == (3.0, 3.0, 3.0, 1)
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap([])
+
+
+@pytest.fixture
+def measured() -> list[Measured]:
+    def one(sample: str, protocol: str, psnr: float, hair: float) -> Measured:
+        return Measured(sample, protocol, {"psnr": psnr, "lab_error/hair": hair})
+
+    return [
+        one("a", "wrong", 10, 40),
+        one("a", "own", 20, 10),
+        one("b", "wrong", 12, 60),
+        one("b", "own", 26, 10),
+        Measured("c", "own", {"psnr": 23}),
+    ]
+
+
+def test_report_compares_right_with_wrong(measured: list[Measured]) -> None:
+    summary = summarize(measured)
+    assert list(summary) == ["own", "wrong"]
+    assert summary["own"]["psnr"].mean == pytest.approx(23)
+    assert summary["own"]["psnr"].n == 3
+    assert summary["own"]["lab_error/hair"].n == 2
+    assert compare(summary) == {
+        "own_minus_wrong/psnr": pytest.approx(12),
+        "own_over_wrong/lab_error/hair": pytest.approx(0.2),
+    }
+    assert compare(summarize(measured[4:])) == {}
+
+
+def test_tables_show_what_there_is(measured: list[Measured]) -> None:
+    summary = summarize(measured)
+    assert table(summary, intervals=False) == [
+        ["", "own n=3", "wrong n=2", "better"],
+        ["PSNR, dB", "23", "11", "higher"],
+        ["delta E, hair", "10", "50", "lower"],
+    ]
+    report = {
+        "model": "models:/nurie@champion",
+        "model_digest": "0123456789abcdef",
+        "num_samples": 3,
+        "num_inference_steps": 20,
+        "guidance_scale": 2.0,
+        "seed": 0,
+        "comparisons": compare(summary),
+        "skipped": {"same_palette": "3 of 3 samples have no such reference"},
+    }
+    page = markdown(report, summary)
+    assert "| PSNR, dB | 23 (20 to 26) | 11 (10 to 12) | higher |" in page
+    assert "| own_minus_wrong/psnr | 12 |" in page
+    assert "Left out of `same_palette`: 3 of 3 samples have no such reference." in page
