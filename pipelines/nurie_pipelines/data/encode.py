@@ -1,4 +1,4 @@
-"""Frozen reference encoders as a Ray actor: pictures in, tokens out."""
+"""The frozen encoders as a Ray actor: pictures in, tokens and latents out."""
 
 from __future__ import annotations
 
@@ -6,33 +6,47 @@ from pathlib import Path
 
 import numpy as np
 
-ENCODED = {"reference_image": "", "mismatched_image": "mismatched_"}
+from nurie_pipelines.data.latents import LatentEncoder
+from nurie_pipelines.data.load import StageKind
+
+REFERENCES = {"reference_image": "", "mismatched_image": "mismatched_"}
 """Picture columns and the prefix of their token columns."""
 
 
-class EncodeReferences:
-    """Ray actor that holds the image encoder and the tagger.
+class FrozenEncoders:
+    """Ray actor that holds the image encoder, the tagger and, where needed, the autoencoder.
 
     Args:
-        components: Model folder with ``image_encoder`` and ``tagger``.
+        components: Model folder with ``image_encoder``, ``tagger`` and ``vae``.
         use_tagger: False gives zeros as tagger tokens.
+        stage_kind: Decides which pictures the trainer still needs after they are encoded.
     """
 
-    def __init__(self, components: Path, use_tagger: bool) -> None:
+    def __init__(self, components: Path, use_tagger: bool, stage_kind: StageKind) -> None:
         import torch
         from nurie.models.reference_encoder import ReferenceEncoder
 
         torch.set_num_threads(1)
-        self._encoder = ReferenceEncoder.from_folder(components, use_tagger=use_tagger)
+        self._references = ReferenceEncoder.from_folder(components, use_tagger=use_tagger)
+        self._components = components
+        self._latents: LatentEncoder | None = None
+        kept = {"backbone": (), "foreground": ("reference_image",)}
+        pictures = {*REFERENCES, "image"}
+        self._dropped = pictures - set(kept.get(stage_kind, ("reference_image", "image")))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Add the tokens; keep the aligned picture only beside its mask, where a stage uses it."""
-        for column, prefix in ENCODED.items():
+        """Add tokens and missing latents, drop the pictures that the stage does not use."""
+        for column, prefix in REFERENCES.items():
             if column in batch:
-                image_tokens, tagger_tokens = self._encoder(batch[column])
+                image_tokens, tagger_tokens = self._references(batch[column])
                 batch[f"{prefix}image_tokens"] = image_tokens.astype(np.float16)
                 batch[f"{prefix}tagger_tokens"] = tagger_tokens.astype(np.float16)
-        batch.pop("mismatched_image", None)
-        if "reference_mask" not in batch:
-            del batch["reference_image"]
-        return batch
+        if "latents" not in batch:
+            batch["latents"] = self._latent_encoder().encode(batch["image"])
+        return {name: values for name, values in batch.items() if name not in self._dropped}
+
+    def _latent_encoder(self) -> LatentEncoder:
+        """Load the autoencoder at its first use: shards with latents never need it."""
+        if self._latents is None:
+            self._latents = LatentEncoder(self._components / "vae")
+        return self._latents

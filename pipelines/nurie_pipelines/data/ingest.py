@@ -17,7 +17,7 @@ from ray.train import DataConfig
 
 from nurie.config.data import ReadConfig
 from nurie.config.model import ModelConfig
-from nurie_pipelines.data.encode import EncodeReferences
+from nurie_pipelines.data.encode import FrozenEncoders
 from nurie_pipelines.data.load import Loader, StageKind, load_chunk
 
 ROWS_PER_CHUNK = 32
@@ -87,12 +87,13 @@ def training_dataset(
 ) -> Dataset:
     """Return the rows of one worker for a whole stage, in order; see :func:`training_datasets`.
 
-    Columns: ``position`` int64, ``sample_id``, ``latents`` float16 [C, h, w] (or ``image`` uint8
-    [H, W, 3] when the shards hold none), ``sketch`` uint8 [H, W] (255 = paper),
+    Columns: ``position`` int64, ``sample_id``, ``latents`` float16 [C, h, w] (encoded on the way
+    when the shards hold none), ``sketch`` uint8 [H, W] (255 = paper),
     ``foreground_mask`` uint8 [H, W], ``original_area`` and ``aesthetic_score`` float32,
     ``image_tokens`` float16 [1+N, D] and ``tagger_tokens`` float16 [N, T] of the aligned reference.
     Stage ``backbone`` adds ``mismatched_image_tokens`` and ``mismatched_tagger_tokens``; the others
-    add ``reference_image`` uint8 [H, W, 3] and ``reference_mask`` uint8 [H, W].
+    add ``reference_image`` uint8 [H, W, 3] and ``reference_mask`` uint8 [H, W]; ``background`` also
+    ``image``, the picture itself.
     """
     if batch_size % num_workers:
         raise ValueError(f"batch_size {batch_size} must be a multiple of num_workers {num_workers}")
@@ -124,8 +125,8 @@ def training_dataset(
         batch_size=1,
         num_cpus=0.25,
     ).map_batches(
-        EncodeReferences,
-        fn_constructor_args=(components, model.reference.use_tagger),
+        FrozenEncoders,
+        fn_constructor_args=(components, model.reference.use_tagger, stage_kind),
         batch_size=rows_per_batch,
         compute=ray.data.ActorPoolStrategy(size=max(1, read.num_encoder_actors // num_workers)),
         num_cpus=0.25,

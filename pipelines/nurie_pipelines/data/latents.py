@@ -13,8 +13,8 @@ from nurie.data.schema import LATENT_FIELDS
 PICTURES_PER_PASS = 16
 
 
-class EncodeLatents:
-    """Ray actor that holds the frozen autoencoder.
+class LatentEncoder:
+    """The frozen autoencoder.
 
     Args:
         folder: Folder of a ``diffusers.AutoencoderKL``.
@@ -27,24 +27,38 @@ class EncodeLatents:
         torch.set_num_threads(1)  # also keeps the bytes independent of the number of cores
         self._vae = AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
 
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Encode pictures, uint8 [B, H, W, 3], to latents, float16 [B, C, h, w]."""
+        import torch
+
+        from nurie.models.autoencoder import encode_latents
+
+        pixels = torch.tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.inference_mode():
+            return encode_latents(self._vae, pixels).numpy().astype(np.float16)
+
+
+class EncodeLatents:
+    """Ray actor of the build: adds the latents to whole shards.
+
+    Args:
+        folder: Folder of a ``diffusers.AutoencoderKL``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._encoder = LatentEncoder(folder)
+
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Add the ``LATENT_FIELDS`` to the rendered rows of one shard."""
         pictures = rows["image"].to_pylist()
         starts = range(0, len(pictures), PICTURES_PER_PASS)
         latents = np.concatenate(
-            [self._encode(pictures[start : start + PICTURES_PER_PASS]) for start in starts]
+            [self._encoded(pictures[start : start + PICTURES_PER_PASS]) for start in starts]
         )
         return append_latents(rows, [part.tobytes() for part in latents], latents.shape[1:])
 
-    def _encode(self, pictures: list[bytes]) -> np.ndarray:
-        import torch
-
-        from nurie.models.autoencoder import encode_latents
-
-        images = torch.from_numpy(np.stack([decode_png(data, 3) for data in pictures]))
-        pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
-        with torch.inference_mode():
-            return encode_latents(self._vae, pixels).numpy().astype(np.float16)
+    def _encoded(self, pictures: list[bytes]) -> np.ndarray:
+        return self._encoder.encode(np.stack([decode_png(data, 3) for data in pictures]))
 
 
 def append_latents(rows: pa.Table, latents: list[bytes | None], shape: tuple[int, ...]) -> pa.Table:

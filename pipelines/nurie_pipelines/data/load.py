@@ -22,6 +22,7 @@ BLEND_PROBABILITY = 0.3
 """Share of sketches that mix two line styles at a random ratio (method section 8)."""
 _SAMPLE_COLUMNS = (
     "sample_id",
+    "image",
     "sketches",
     "mask",
     "original_area",
@@ -81,9 +82,9 @@ class _TrainingRows:
     def __init__(self, folder: str, seed: int) -> None:
         self.reader = ShardReader(folder, "train")
         self.schedule = SampleSchedule(len(self.reader), seed)
-        has_latents = self.reader.manifest.latents_shape is not None
-        stored = ("latents", "latents_shape") if has_latents else ()
-        self.columns = (*_SAMPLE_COLUMNS, "image", *stored)
+        self.has_latents = self.reader.manifest.latents_shape is not None
+        stored = ("latents", "latents_shape") if self.has_latents else ()
+        self.columns = (*_SAMPLE_COLUMNS, *stored)
 
     @classmethod
     def opened(cls, folder: str, seed: int) -> _TrainingRows:
@@ -96,7 +97,7 @@ class _TrainingRows:
         row = {
             "position": np.int64(position),
             "sample_id": sample["sample_id"],
-            **self._target(sample),
+            **self._target(sample, loader.stage_kind),
             "sketch": _sketch(sample["sketches"], _rng(loader.seed, position, 0)),
             "foreground_mask": mask,
             "original_area": np.float32(sample["original_area"]),
@@ -111,11 +112,15 @@ class _TrainingRows:
             row["reference_mask"] = reference_mask
         return row
 
-    def _target(self, sample: Row) -> dict[str, np.ndarray]:
-        if "latents" not in sample:
-            return {"image": decode_png(sample["image"], 3)}
-        latents = np.frombuffer(sample["latents"], np.float16)
-        return {"latents": latents.reshape(sample["latents_shape"])}
+    def _target(self, sample: Row, stage_kind: StageKind) -> dict[str, np.ndarray]:
+        """Return the stored latents, and the picture where it is needed beside or for them."""
+        target = {}
+        if self.has_latents:
+            latents = np.frombuffer(sample["latents"], np.float16)
+            target["latents"] = latents.reshape(sample["latents_shape"])
+        if stage_kind == "background" or not self.has_latents:
+            target["image"] = decode_png(sample["image"], 3)
+        return target
 
     def _aligned(
         self, sample: Row, rng: np.random.Generator, read: ReadConfig

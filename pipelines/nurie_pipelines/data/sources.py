@@ -67,7 +67,7 @@ def vae_digest(folder: Path) -> str:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"vae: {folder} has no config.json; make it with 'nurie train' (kind train-vae) or "
-            "leave 'vae' out, then the trainer encodes the pictures itself"
+            "leave 'vae' out, then pictures are encoded while training"
         )
     return _digest_of(folder, "*.json", "*.safetensors")
 

@@ -56,7 +56,7 @@ class DataConfig(ConfigModel):
     line_styles: tuple[str, ...] = ("ink", "xdog", "pencil")
     """Line styles made of every picture; training picks one at random."""
     vae: AbsolutePath | None = None
-    """Folder of the autoencoder whose latents are stored (None: the trainer encodes)."""
+    """Folder of the autoencoder whose latents are stored (None: encoded while training)."""
     mismatch_rounds: int = Field(default=8, ge=1)
     """Mismatched references chosen per sample; epoch e uses number e modulo this."""
     rows_per_shard: int = Field(default=256, ge=1)
