@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -89,20 +90,20 @@ class NurieProcess:
         return StepError(f"`nurie {' '.join(self.words)}` {reason}.\n{tail}\nWhole log: {self.log}")
 
     def stop(self) -> None:
-        """End the command and everything it started; does nothing when it has ended."""
-        if self._process.poll() is not None:
-            return
-        family = psutil.Process(self._process.pid).children(recursive=True)
-        self._process.send_signal(signal.SIGINT)
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        # Ray's processes end with their driver; what has not after a moment is ended here.
-        _, alive = psutil.wait_procs(family, timeout=5)
-        for process in alive:
-            process.kill()
+        """End the command and everything it started; does nothing when all has ended."""
+        if self.is_running():
+            family = psutil.Process(self._process.pid).children(recursive=True)
+            self._process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_SECONDS)
+            # Ray's processes end with their driver; they get a moment for it.
+            _, alive = psutil.wait_procs(family, 5.0)
+            for process in alive:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 def last_line(log: Path) -> str:
