@@ -145,8 +145,9 @@ class OutboxSender:
                 # What was written before ``close`` has been seen by this round.
                 self._complete = closing
             except (TrackingUnavailable, OSError) as error:
+                if pause == self.interval:
+                    _log.warning("%s keeps its metrics for later: %s", self.folder, error)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
-                _log.warning("%s; trying again in %.0f s", error, pause)
                 if closing and time.monotonic() >= self._deadline:
                     return
                 if closing:
