@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -83,12 +84,16 @@ def _join(address: str) -> None:
             f"RAY_ADDRESS is {address}, the address of the job API: run `nurie submit -- ...` "
             "to send a job there, or unset RAY_ADDRESS to run on this machine"
         )
+    # What a submitted job has set stays: Ray refuses to set a variable twice.
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    taken = job.get("runtime_env", {}).get("env_vars", {})
+    environment = {k: v for k, v in WORKER_ENVIRONMENT.items() if k not in taken}
     # Ray looks for a token by itself only where it finds the cluster by itself.
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
         ray.init(
             address=address,
-            runtime_env={"env_vars": dict(WORKER_ENVIRONMENT)},
+            runtime_env={"env_vars": environment},
             log_to_driver=False,
             logging_level=logging.WARNING,
         )

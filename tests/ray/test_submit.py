@@ -39,7 +39,8 @@ if word == "worker":
     @ray.remote
     def look():
         import nurie_cli
-        return [nurie_cli.MARK, os.environ["OMP_NUM_THREADS"], os.environ["RAY_AUTH_MODE"]]
+        names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "RAY_AUTH_MODE")
+        return [nurie_cli.MARK, *map(os.environ.get, names)]
     print("worker says", json.dumps(ray.get(look.remote())))
 if word == "wait":
     import time
@@ -179,11 +180,19 @@ def test_exit_code_of_the_command(with_token, monkeypatch, capfd):
     assert "Traceback" not in captured.out + captured.err
 
 
-def test_code_folder_and_environment(with_token, fake_cli, project, capfd):
+def test_code_folder_and_environment(with_token, fake_cli, project, monkeypatch, capfd):
+    real = submission._runtime_env
+
+    def with_threads(upload):
+        environment = real(upload)
+        return environment | {"env_vars": environment["env_vars"] | {"OMP_NUM_THREADS": "3"}}
+
+    monkeypatch.setattr(submission, "_runtime_env", with_threads)
     assert submission.submit(["worker", "7"], with_token.address) == 7
     out = capfd.readouterr().out
     assert f"in {project}\n" in out, "the cluster sees the folder, so the job runs in it"
-    assert 'worker says ["fake", "1", "token"]' in out
+    # The job's own setting wins, ours fills the rest.
+    assert 'worker says ["fake", "3", "PASSIVE", "token"]' in out
 
 
 def test_runs_in_the_uploaded_copy_elsewhere(with_token, fake_cli, project, monkeypatch, capfd):
