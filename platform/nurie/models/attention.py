@@ -74,6 +74,8 @@ def project_out(attn: Attention, hidden_states: torch.Tensor) -> torch.Tensor:
 
 
 def null_output(attn: Attention, like: torch.Tensor) -> torch.Tensor:
-    """Cross-attention to a reference of zeros: keys and values have no bias, so only the output
-    bias is left (method section 5, exact saving). Returns ``1 x 1 x C``."""
+    """Cross-attention to a reference of zeros, ``1 x 1 x C``.
+
+    Keys and values have no bias, so only the output bias is left (method section 5, exact saving).
+    """
     return attn.to_out[0](torch.zeros_like(like[:1, :1]))

@@ -1,8 +1,9 @@
-"""Background adapter (method section 7): hands its self-attention inputs to the denoiser's up path."""
+"""Background adapter (method section 7): lends its self-attention inputs to the denoiser."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
@@ -10,6 +11,21 @@ from torch import nn
 from nurie.config.model import ModelConfig, UNetConfig
 from nurie.models.blocks import Walk, down_path, middle_path, up_path
 from nurie.models.unet import embed_time, self_attention_unet
+
+
+def background_input(
+    latents: torch.Tensor, sketch_mask: torch.Tensor, reference_mask: torch.Tensor
+) -> torch.Tensor:
+    """Input of the background encoder: ``B x (C + 2) x h x w``.
+
+    Args:
+        latents: Background latents, ``B x C x h x w``.
+        sketch_mask: Foreground of the sketch, ``B x 1 x H x W`` in [0, 1].
+        reference_mask: Foreground of the reference, likewise.
+    """
+    size = latents.shape[-2:]
+    masks = [F.interpolate(m, size=size, mode="area") for m in (sketch_mask, reference_mask)]
+    return torch.cat([latents, *masks], dim=1)
 
 
 class BackgroundEncoder(ModelMixin, ConfigMixin):

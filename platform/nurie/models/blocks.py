@@ -127,7 +127,7 @@ def _cross_attention(
 def transformer_block(
     block: BasicTransformerBlock, hidden_states: torch.Tensor, walk: Walk, grid: tuple[int, int]
 ) -> torch.Tensor:
-    """One transformer block on tokens ``B x N x C``: self-attention, cross-attention, feed-forward."""
+    """One transformer block on tokens ``B x N x C``: both attentions and the feed-forward."""
     walk.block += 1
     normed = block.norm1(hidden_states)
     if walk.bank is not None and walk.up_block is not None:

@@ -1,9 +1,9 @@
-"""What the denoiser is told besides the noisy latents: one typed object instead of patched forwards.
+"""What the denoiser is told besides the noisy latents: one typed object, no patched forwards.
 
-Rows. A call denoises ``B`` pictures. ``reference_tokens`` may hold ``R * B`` rows (branch-major: all
-pictures with their first reference, then all with their second, ...) and ``num_null_branches`` adds
-further branches without any reference. Everything before the first cross-attention is the same for
-all branches and is computed once on ``B`` rows (method section 5, exact saving).
+Rows. A call denoises ``B`` pictures. ``reference_tokens`` may hold ``R * B`` rows (branch-major:
+all pictures with their first reference, then all with their second, ...) and ``num_null_branches``
+adds branches without any reference. Everything before the first cross-attention is the same for all
+branches and is computed once, on ``B`` rows (method section 5, exact saving).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Foreground adapter (method section 7): features of the reference's foreground, injected into skips."""
+"""Foreground adapter (method section 7): features of the reference, injected into skips."""
 
 from __future__ import annotations
 

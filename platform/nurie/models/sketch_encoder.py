@@ -11,6 +11,12 @@ from torch import nn
 from nurie.config.model import ModelConfig
 
 
+def invert_sketch(sketch: torch.Tensor) -> torch.Tensor:
+    """``B x H x W`` in 0..255 (255 = paper) to ``B x 3 x H x W`` in [-1, 1] (-1 = paper)."""
+    inverted = 1 - sketch.float() / 127.5
+    return inverted[:, None].expand(-1, 3, -1, -1)
+
+
 def rotary_angles(height: int, width: int, head_dim: int, device: torch.device) -> torch.Tensor:
     """Angles of the 2-D rotary positions: ``height*width x head_dim/2``, rows then columns."""
     quarter = head_dim // 4

@@ -1,0 +1,1 @@
+"""Training as Ray Train jobs: the chain of stages, the worker loop, engines and checkpoints."""

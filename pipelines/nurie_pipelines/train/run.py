@@ -1,0 +1,205 @@
+"""The driver of a training run: the chain of stages, its MLflow runs and the final model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+import yaml
+from ray.data import Dataset
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from rich.console import Console
+
+from nurie.checkpoints.manifest import publish_folder, verify_manifest, write_manifest
+from nurie.config.train import TrainConfig
+from nurie.inference.pipeline import ColorizationPipeline
+from nurie.models.colorizer import ColorizationModel
+from nurie.tracking.mlflow_tracker import MlflowTracker
+from nurie.tracking.outbox import OutboxSender
+from nurie.tracking.registry import register_model
+from nurie_pipelines.cluster import WORKER_ENVIRONMENT, connect
+from nurie_pipelines.data.ingest import train_data_config, training_dataset
+from nurie_pipelines.train.checkpoints import load_trained
+from nurie_pipelines.train.progress import follow_progress
+from nurie_pipelines.train.worker import StageJob, make_stage, train_stage
+
+console = Console()
+
+
+def train(config: TrainConfig, from_scratch: bool = False) -> Path:
+    """Runs or continues a training run.
+
+    Args:
+        config: The run; the same ``output`` continues what is there.
+        from_scratch: Ignore ``init_from``: fresh weights for everything that is trained.
+
+    Returns:
+        The final model folder, ``output/model``.
+
+    Raises:
+        ValueError: If ``output`` belongs to a run with other settings.
+    """
+    if from_scratch:
+        config = config.model_copy(update={"init_from": None})
+    _claim_output(config)
+    final = config.output / "model"
+    tracker = MlflowTracker(config.tracking.uri, config.tracking.experiment)
+    with _run(tracker, config, "run", config.name) as parent:
+        if not _is_whole(final):
+            connect(config.engine.num_workers + 2)
+            start = config.init_from
+            for index in range(len(config.stages)):
+                start = _train_stage(config, index, start, tracker, parent)
+            _assemble(config, start, final)
+        if config.tracking.registered_model:
+            version = register_model(
+                config.tracking.uri,
+                final,
+                config.tracking.registered_model,
+                config.tracking.alias,
+                parent,
+            )
+            console.print(f"registered {config.tracking.registered_model} version {version}")
+    return final
+
+
+def _claim_output(config: TrainConfig) -> None:
+    """Writes the resolved configuration, or compares it with the one that is there."""
+    path = config.output / "resolved.yaml"
+    resolved = config.model_dump(mode="json")
+    if path.exists():
+        before = yaml.safe_load(path.read_text())
+        different = [key for key in resolved if before.get(key) != resolved[key]]
+        # How a run is watched may change while it is continued; what it computes may not.
+        different = [key for key in different if key not in ("tracking", "keep_checkpoints")]
+        if different:
+            raise ValueError(
+                f"{config.output}: belongs to a run with other settings ({', '.join(different)} "
+                "differ); choose another output or remove that folder"
+            )
+    config.output.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(resolved, sort_keys=False))
+
+
+@contextmanager
+def _run(
+    tracker: MlflowTracker, config: TrainConfig, key: str, name: str, parent: str | None = None
+) -> Iterator[str]:
+    """An MLflow run that a continued job finds again through ``output/runs.json``."""
+    path = config.output / "runs.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    params = config.model_dump(mode="json") if parent is None else None
+    run_id = tracker.start_run(name, parent_run_id=parent, run_id=known.get(key), params=params)
+    path.write_text(json.dumps({**known, key: run_id}, indent=1))
+    try:
+        yield run_id
+    except KeyboardInterrupt:
+        tracker.end_run(run_id, "KILLED")
+        raise
+    except Exception:
+        tracker.end_run(run_id, "FAILED")
+        raise
+    tracker.end_run(run_id, "FINISHED")
+
+
+def _is_whole(folder: Path) -> bool:
+    return folder.is_dir() and bool(verify_manifest(folder))
+
+
+def _stage_dataset(job: StageJob, rank: int) -> Dataset:
+    """What is left of a rank's rows; called anew whenever the workers are started."""
+    config, settings = job.config, job.settings
+    newest = job.checkpoints(say=lambda _: None).newest()
+    done = newest[1].step if newest else 0
+    micro_batches = settings.gradient_accumulation_steps
+    return training_dataset(
+        config.data,
+        config.model,
+        config.components,
+        job.kind,
+        settings.batch_size // micro_batches,
+        max(1, (settings.steps - done) * micro_batches),
+        done * micro_batches,
+        config.seed,
+        rank=rank,
+        num_workers=config.engine.num_workers,
+    )
+
+
+def _train_stage(
+    config: TrainConfig, index: int, start: Path | None, tracker: MlflowTracker, parent: str
+) -> Path:
+    """Trains one stage unless it is done; returns a model folder with its weights."""
+    kind = config.stages[index].kind
+    folder = config.output / kind
+    exported = folder / "model"
+    if _is_whole(exported):
+        console.print(f"stage [bold]{kind}[/] is done")
+        return exported
+    job = StageJob(config, index, start, folder)
+    with _run(tracker, config, kind, f"{config.name}/{kind}", parent) as run_id:
+        tracker.log_params(run_id, job.settings.model_dump(mode="json"))
+        with OutboxSender(tracker, run_id, folder), follow_progress(job, console):
+            _fit(job)
+        _export(job, exported)
+    return exported
+
+
+def _fit(job: StageJob) -> None:
+    """Runs the Ray Train job of a stage."""
+    engine = job.config.engine
+    environment = dict(WORKER_ENVIRONMENT)
+    if not engine.use_gpu:
+        environment["DS_ACCELERATOR"] = "cpu"
+    TorchTrainer(
+        train_stage,
+        train_loop_config={"job": job},
+        datasets={
+            f"train_{rank}": partial(_stage_dataset, job, rank)
+            for rank in range(engine.num_workers)
+        },
+        dataset_config=train_data_config(),
+        torch_config=TorchConfig(backend="nccl" if engine.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=engine.num_workers, use_gpu=engine.use_gpu),
+        run_config=RunConfig(
+            name=f"{job.config.name}-{job.kind}",
+            storage_path=str(job.config.output / "ray"),
+            failure_config=FailureConfig(max_failures=engine.max_failures),
+            worker_runtime_env={"env_vars": environment},
+        ),
+    ).fit()
+
+
+def _export(job: StageJob, folder: Path) -> None:
+    """Writes the model after a stage: start weights with the trained ones (averaged, if kept)."""
+    newest = job.checkpoints().newest()
+    if newest is None or newest[1].step < job.settings.steps:
+        raise ValueError(f"{job.folder}: the stage ended without its last checkpoint")
+    stage = make_stage(job, torch.device("cpu"))
+    trained = dict(stage.trained_parameters())
+    load_trained(newest[0], trained, average=bool(job.settings.ema_decay))
+    partial_folder = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    stage.model.save(partial_folder)
+    write_manifest(partial_folder)
+    publish_folder(partial_folder, folder, replace=True)
+
+
+def _assemble(config: TrainConfig, weights: Path | None, final: Path) -> None:
+    """Joins trained weights and frozen components to a model folder, published at once."""
+    assert weights is not None
+    partial_folder = final.with_name(f".partial-{final.name}")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    model = ColorizationModel(config.model)
+    model.load(weights)
+    pipeline = ColorizationPipeline.from_model(model, config.components)
+    pipeline.save_pretrained(partial_folder, dtype=torch.float16)
+    write_manifest(partial_folder)
+    publish_folder(partial_folder, final, replace=True)
+    console.print(f"model written to [bold]{final}[/]")

@@ -1,0 +1,72 @@
+"""Sample grids during training: the same unseen sketches and noise, drawn again and again."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from nurie.data.shards import ShardReader
+from nurie.evaluation.sheet import grid
+from nurie.inference.pipeline import ColorizationPipeline
+from nurie.models.colorizer import ColorizationModel
+
+if TYPE_CHECKING:
+    from nurie_pipelines.train.worker import StageJob
+
+NUM_SAMPLES = 4
+NUM_INFERENCE_STEPS = 12
+_COLUMNS = ["sample_id", "image", "sketches", "mask", "mismatched_ids"]
+
+
+def _picture(data: bytes, mode: str) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert(mode)
+
+
+class SampleGrid:
+    """Rows of sketch, own picture, result with it, unrelated picture, result with that.
+
+    Args:
+        job: The stage.
+    """
+
+    def __init__(self, job: StageJob) -> None:
+        self.job = job
+        shards = job.config.data.shards
+        reader = ShardReader(shards, "test")
+        if len(reader) == 0:
+            reader = ShardReader(shards, "train")
+        stride = max(1, len(reader) // NUM_SAMPLES)
+        rows = list(range(0, len(reader), stride))[:NUM_SAMPLES]
+        self.samples = reader.read(rows, _COLUMNS)
+        wrong = [reader.row_of[sample["mismatched_ids"][0]] for sample in self.samples]
+        self.others = reader.read(wrong, _COLUMNS)
+
+    @torch.no_grad()
+    def draw(self, model: ColorizationModel, step: int) -> Path:
+        """Colours the samples and writes ``samples/step-000500.png``."""
+        training = model.training
+        pipeline = ColorizationPipeline.from_model(model.eval(), self.job.config.components)
+        sketches = [_picture(s["sketches"][0], "RGB") for s in self.samples]
+        own = [_picture(s["image"], "RGB") for s in self.samples]
+        wrong = [_picture(s["image"], "RGB") for s in self.others]
+        masks = [_picture(s["mask"], "L") for s in self.samples]
+        count = len(sketches)
+        result = pipeline(
+            sketch=sketches * 2,
+            reference=own + wrong,
+            foreground_mask=masks * 2,
+            reference_mask=masks + [_picture(s["mask"], "L") for s in self.others],
+            num_inference_steps=NUM_INFERENCE_STEPS,
+            seed=list(range(count)) * 2,
+        ).images
+        model.train(training)
+        rows = [[sketches[i], own[i], result[i], wrong[i], result[count + i]] for i in range(count)]
+        headers = ["sketch", "own picture", "result", "other picture", "result"]
+        path = self.job.folder / "samples" / f"step-{step:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grid(rows, headers).save(path)
+        return path

@@ -1,0 +1,173 @@
+"""What every training worker does: one stage, from the newest checkpoint to the last step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from diffusers import AutoencoderKL
+from ray.train import torch as ray_torch
+
+from nurie.config.train import StageBase, TrainConfig
+from nurie.models.autoencoder import encode_latents
+from nurie.models.colorizer import ColorizationModel
+from nurie.tracking.outbox import METRICS_FILE, MetricOutbox
+from nurie.training.batch import TrainBatch, make_batch
+from nurie.training.draws import step_generator
+from nurie.training.ema import Ema
+from nurie.training.learning_rate import learning_rate
+from nurie.training.stages import LossOutput, TrainingStage, build_stage
+from nurie_pipelines.train.checkpoints import CheckpointStore, StageState
+from nurie_pipelines.train.engine import Engine, build_engine
+from nurie_pipelines.train.samples import SampleGrid
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """One stage of a run, as sent to the workers.
+
+    Args:
+        config: The run.
+        index: Which of its stages.
+        start_from: Model folder with the weights to start from (None: fresh weights).
+        folder: Folder of the stage: checkpoints, metrics, samples.
+    """
+
+    config: TrainConfig
+    index: int
+    start_from: Path | None
+    folder: Path
+
+    @property
+    def settings(self) -> StageBase:
+        """The stage's settings."""
+        return self.config.stages[self.index]
+
+    @property
+    def kind(self) -> str:
+        """The stage's name."""
+        return self.config.stages[self.index].kind
+
+    def checkpoints(self, say: Callable[[str], None] = print) -> CheckpointStore:
+        """The stage's checkpoints."""
+        return CheckpointStore(self.folder / "checkpoints", self.config.keep_checkpoints, say)
+
+
+def make_stage(job: StageJob, device: torch.device) -> TrainingStage:
+    """The stage's module with its start weights, the same on every rank."""
+    torch.manual_seed(job.config.seed)
+    model = ColorizationModel(job.config.model)
+    if job.start_from is not None:
+        model.load(job.start_from)
+    vae = AutoencoderKL.from_pretrained(job.config.components / "vae", torch_dtype=torch.float32)
+    vae = vae.to(device).requires_grad_(False)
+    stage = build_stage(model, job.settings, lambda pixels: encode_latents(vae, pixels))
+    return stage.to(device)
+
+
+def train_stage(loop_config: dict[str, Any]) -> None:
+    """Train loop of a Ray Train worker; ``loop_config["job"]`` is a ``StageJob``."""
+    job: StageJob = loop_config["job"]
+    config, settings = job.config, job.settings
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    if not config.engine.use_gpu:
+        torch.set_num_threads(1)
+    stage = make_stage(job, ray_torch.get_device())
+    engine = build_engine(stage, config.engine)
+    ema = None
+    if settings.ema_decay:
+        with engine.full_parameters():
+            ema = Ema(stage.trained_parameters(), settings.ema_decay)
+    store = job.checkpoints()
+    done = store.restore(engine, ema, world)
+    batches = _batches(job, rank, world)
+    log = _StepLog(job, world) if rank == 0 else None
+    for step in range(done, settings.steps):
+        rate = learning_rate(settings.optimizer, step, settings.steps)
+        engine.set_learning_rate(rate)
+        out = _step(
+            engine, batches, settings, step_generator(config.seed, job.kind, step, rank), step
+        )
+        if ema is not None:
+            with engine.full_parameters():
+                ema.update(stage.trained_parameters(), step)
+        finished = step + 1
+        if log is not None:
+            log.record(finished, out, engine, rate)
+        last = finished == settings.steps
+        if last or finished % config.checkpoint_every == 0:
+            store.save(StageState(job.kind, finished, world), engine, ema)
+        if last or finished % config.sample_every == 0:
+            with engine.full_parameters():
+                if rank == 0:
+                    SampleGrid(job).draw(stage.model, finished)
+    ray.train.report({"step": settings.steps})
+
+
+def _batches(job: StageJob, rank: int, world: int) -> Iterator[TrainBatch]:
+    """This rank's micro-batches, from the first that is not trained on yet."""
+    micro = job.settings.batch_size // (world * job.settings.gradient_accumulation_steps)
+    device = ray_torch.get_device()
+    shard = ray.train.get_dataset_shard(f"train_{rank}")
+    width = job.config.model.unet.added_embedding_dim
+    for columns in shard.iter_batches(
+        batch_size=micro, prefetch_batches=job.config.data.prefetch_batches, batch_format="numpy"
+    ):
+        tensors = {
+            name: torch.as_tensor(values).to(device)
+            for name, values in columns.items()
+            if values.dtype.kind in "fiu"
+        }
+        yield make_batch(tensors, width)
+
+
+def _step(
+    engine: Engine,
+    batches: Iterator[TrainBatch],
+    settings: StageBase,
+    generator: torch.Generator,
+    step: int,
+) -> LossOutput:
+    """One optimizer step; returns the last micro-batch's losses."""
+    for _ in range(settings.gradient_accumulation_steps):
+        out = engine.micro_step(next(batches), step, generator)
+    return out
+
+
+class _StepLog:
+    """Rank 0's metrics, appended to the stage's outbox."""
+
+    def __init__(self, job: StageJob, world: int) -> None:
+        self.outbox = MetricOutbox(job.folder / METRICS_FILE)
+        self.every = job.config.tracking.log_every
+        self.samples = job.settings.batch_size
+        self.total = job.settings.steps
+        self.since, self.since_step = time.monotonic(), -1
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def record(self, step: int, out: LossOutput, engine: Engine, rate: float) -> None:
+        """Adds a step's losses; every few steps their means are written."""
+        for name, value in out.parts.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.count += 1
+        if self.since_step < 0:
+            self.since_step = step - 1
+        if step % self.every and step != self.total:
+            return
+        now = time.monotonic()
+        rate_per_second = (step - self.since_step) * self.samples / max(now - self.since, 1e-9)
+        metrics = {name: total / self.count for name, total in self.sums.items()}
+        metrics |= {
+            "grad_norm": engine.grad_norm(),
+            "learning_rate": rate,
+            "samples_per_second": rate_per_second,
+        }
+        self.outbox.append(step, metrics)
+        self.since, self.since_step, self.sums, self.count = now, step, {}, 0

@@ -1,0 +1,143 @@
+"""Everything the denoiser is told about a batch of pictures, computed once per picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nurie.inference.preprocess import mask_tensor, picture_tensor, sketch_tensor
+from nurie.inference.request import Prepared
+from nurie.models.added_embedding import (
+    DEFAULT_AESTHETIC_SCORE,
+    FULL_CROP,
+    embed_scalars,
+    embed_size_and_score,
+)
+from nurie.models.background_encoder import BackgroundEncoder, background_input
+from nurie.models.conditioning import (
+    BackgroundConditioning,
+    Conditioning,
+    ForegroundConditioning,
+    RegionMask,
+    SplitAttention,
+)
+from nurie.models.foreground_encoder import ForegroundAdapter
+from nurie.models.reference_projection import ReferenceProjection
+from nurie.models.sketch_encoder import SketchEncoder, invert_sketch
+
+EncodeImages = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Pictures ``B x H x W x 3`` uint8 to image tokens and tagger tokens."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The components that make a conditioning.
+
+    Args:
+        sketch_encoder: Encodes the sketch.
+        reference_projection: Makes reference tokens.
+        encode_images: The frozen reference encoders.
+        encode_latents: The autoencoder, pixels in [-1, 1] to latents.
+        foreground_adapter: None switches it off.
+        background_encoder: None switches it off.
+        added_embedding_dim: Of the U-Net.
+    """
+
+    sketch_encoder: SketchEncoder
+    reference_projection: ReferenceProjection
+    encode_images: EncodeImages
+    encode_latents: Callable[[torch.Tensor], torch.Tensor]
+    foreground_adapter: ForegroundAdapter | None
+    background_encoder: BackgroundEncoder | None
+    added_embedding_dim: int
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """Controls that act through the conditioning; see ``nurie.inference.controls``."""
+
+    reference: float = 1.0
+    sketch: float = 1.0
+    foreground: float = 1.0
+    mask_threshold: float = 0.05
+
+
+def build_conditioning(
+    parts: Parts,
+    pictures: list[Prepared],
+    strengths: Strengths,
+    *,
+    guided: bool,
+    separate_background: bool,
+) -> Conditioning:
+    """Encodes sketches, references and backgrounds; adapters run here, once per picture.
+
+    Args:
+        parts: Components.
+        pictures: Prepared pictures of one size.
+        strengths: Controls.
+        guided: Add a branch without reference, for guidance.
+        separate_background: The backgrounds are pictures of their own.
+    """
+    device, dtype = parts.sketch_encoder.device, parts.sketch_encoder.dtype
+    sketch = invert_sketch(sketch_tensor([p.sketch for p in pictures])).to(device, dtype)
+    features = [strengths.sketch * x for x in parts.sketch_encoder(sketch)]
+    sketch_mask = mask_tensor([p.sketch_mask for p in pictures]).to(device, dtype)
+    region = RegionMask(sketch_mask, strengths.mask_threshold)
+    tokens = _tokens(parts, [p.reference for p in pictures])
+    split = None
+    if separate_background:
+        background_tokens = _tokens(parts, [p.background for p in pictures])
+        tokens, split = torch.cat([tokens, background_tokens], dim=1), SplitAttention(region)
+    areas = torch.tensor([p.canvas.width * p.canvas.height for p in pictures])
+    scores = torch.full((len(pictures),), DEFAULT_AESTHETIC_SCORE)
+    return Conditioning(
+        embed_size_and_score(areas, scores, parts.added_embedding_dim).to(device, dtype),
+        features,
+        tokens,
+        num_null_branches=1 if guided else 0,
+        split=split,
+        foreground=_foreground(parts, pictures, region, strengths.foreground),
+        background=_background(parts, pictures, region),
+        reference_strength=strengths.reference,
+        cache={},
+    )
+
+
+def _tokens(parts: Parts, images: list) -> torch.Tensor:
+    projection = parts.reference_projection
+    encoded = parts.encode_images(np.stack([np.asarray(image) for image in images]))
+    image_tokens, tagger_tokens = (
+        torch.from_numpy(tokens).to(projection.device, projection.dtype) for tokens in encoded
+    )
+    return projection(image_tokens, tagger_tokens)
+
+
+def _foreground(
+    parts: Parts, pictures: list[Prepared], region: RegionMask, strength: float
+) -> ForegroundConditioning | None:
+    adapter = parts.foreground_adapter
+    if adapter is None or strength == 0:
+        return None
+    pixels = picture_tensor([p.reference for p in pictures]).to(adapter.device, adapter.dtype)
+    mask = mask_tensor([p.reference_mask for p in pictures]).to(pixels)
+    latents = parts.encode_latents(torch.where(mask > 0.5, pixels, torch.ones_like(pixels)))
+    return ForegroundConditioning(adapter(latents), region, adapter.injection, strength)
+
+
+def _background(
+    parts: Parts, pictures: list[Prepared], region: RegionMask
+) -> BackgroundConditioning | None:
+    encoder = parts.background_encoder
+    if encoder is None:
+        return None
+    pixels = picture_tensor([p.background for p in pictures]).to(encoder.device, encoder.dtype)
+    masks = [p.reference_mask for p in pictures]
+    latents = parts.encode_latents(pixels)
+    stacked = background_input(latents, region.mask, mask_tensor(masks).to(pixels))
+    crops = torch.tensor([FULL_CROP] * len(pictures))
+    added = embed_scalars(crops, encoder.config.added_embedding_dim).to(pixels)
+    return BackgroundConditioning(encoder(stacked, added), region)

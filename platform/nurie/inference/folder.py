@@ -1,0 +1,100 @@
+"""A pipeline as a folder: one sub-folder per component, safetensors, ONNX and JSON only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, ModelMixin
+from transformers import CLIPVisionModelWithProjection
+
+from nurie.data.tagger import Tagger
+from nurie.models.background_encoder import BackgroundEncoder
+from nurie.models.colorizer import LORA_FOLDER, LORA_NAME, add_lora
+from nurie.models.folders import load_lora, load_part, save_lora, save_part
+from nurie.models.foreground_encoder import ForegroundAdapter
+from nurie.models.reference_projection import ReferenceProjection
+from nurie.models.sketch_encoder import SketchEncoder
+from nurie.models.unet import ColorizationUNet
+
+if TYPE_CHECKING:
+    from nurie.inference.pipeline import ColorizationPipeline
+
+REQUIRED: dict[str, type[ModelMixin]] = {
+    "unet": ColorizationUNet,
+    "sketch_encoder": SketchEncoder,
+    "reference_projection": ReferenceProjection,
+}
+OPTIONAL: dict[str, type[ModelMixin]] = {
+    "foreground_adapter": ForegroundAdapter,
+    "background_encoder": BackgroundEncoder,
+}
+FROZEN = ("vae", "image_encoder", "tagger")
+"""Components that training does not change."""
+
+
+def load_frozen_parts(folder: Path, *, use_tagger: bool) -> dict[str, Any]:
+    """Loads autoencoder, image encoder and tagger of a model folder."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    encoder = CLIPVisionModelWithProjection.from_pretrained(
+        folder / "image_encoder", dtype=torch.float32
+    )
+    return {
+        "vae": vae.eval(),
+        "image_encoder": encoder.eval(),
+        "tagger": Tagger.from_folder(folder / "tagger") if use_tagger else None,
+    }
+
+
+def load_pipeline_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Loads the arguments of a pipeline from its folder.
+
+    Raises:
+        FileNotFoundError: Naming the missing component.
+    """
+    index_file = folder / "model_index.json"
+    if not index_file.is_file():
+        raise FileNotFoundError(f"{index_file}: missing, so {folder} is no model folder")
+    index = json.loads(index_file.read_text())
+    parts = load_frozen_parts(folder, use_tagger=index["use_tagger"])
+    for name, kind in {**REQUIRED, **OPTIONAL}.items():
+        if (folder / name).is_dir():
+            parts[name] = _load(kind, folder / name)
+        elif name in REQUIRED:
+            raise FileNotFoundError(f"{folder / name}: missing in the model folder")
+    if (folder / LORA_FOLDER).is_dir():
+        config = json.loads((folder / LORA_FOLDER / "config.json").read_text())
+        add_lora(parts["unet"], config["rank"])
+        load_lora(parts["unet"], LORA_NAME, folder / LORA_FOLDER)
+    for name in ("vae", "image_encoder", *REQUIRED, *OPTIONAL):
+        if name in parts:
+            parts[name] = parts[name].to(dtype)
+    kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+    parts["scheduler"] = getattr(diffusers, kind).from_pretrained(folder / "scheduler")
+    return {**parts, "default_size": index["default_size"]}
+
+
+def _load(kind: type[ModelMixin], folder: Path) -> ModelMixin:
+    part = kind.from_config(kind.load_config(folder))
+    load_part(part, folder)
+    return part.eval()
+
+
+def save_pipeline_parts(
+    pipeline: ColorizationPipeline, folder: Path, dtype: torch.dtype | None
+) -> None:
+    """Writes every component of a pipeline."""
+    for name in (*REQUIRED, *OPTIONAL):
+        part = getattr(pipeline, name)
+        if part is not None:
+            save_part(part, folder / name, dtype)
+    if LORA_NAME in getattr(pipeline.unet, "peft_config", {}):
+        save_lora(pipeline.unet, LORA_NAME, folder / LORA_FOLDER, dtype)
+    pipeline.vae.save_pretrained(folder / "vae")
+    pipeline.image_encoder.save_pretrained(folder / "image_encoder")
+    pipeline.scheduler.save_pretrained(folder / "scheduler")
+    if pipeline.tagger is not None:
+        pipeline.tagger.save(folder / "tagger")

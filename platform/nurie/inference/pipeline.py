@@ -1,0 +1,324 @@
+"""``ColorizationPipeline``: sketch and reference in, coloured picture out."""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from transformers import CLIPVisionModelWithProjection
+
+from nurie.data.tagger import Tagger
+from nurie.inference.conditioning import Parts, Strengths, build_conditioning
+from nurie.inference.folder import (
+    load_frozen_parts,
+    load_pipeline_parts,
+    save_pipeline_parts,
+)
+from nurie.inference.postprocess import overlay_lines, to_pictures
+from nurie.inference.request import Prepared, as_list, prepare
+from nurie.inference.scheduler import build_scheduler
+from nurie.models.autoencoder import decode_latents, encode_latents
+from nurie.models.background_encoder import BackgroundEncoder
+from nurie.models.colorizer import ColorizationModel, use_lora
+from nurie.models.conditioning import Conditioning
+from nurie.models.foreground_encoder import ForegroundAdapter
+from nurie.models.reference_encoder import ReferenceEncoder
+from nurie.models.reference_projection import ReferenceProjection
+from nurie.models.sketch_encoder import SketchEncoder
+from nurie.models.unet import ColorizationUNet
+
+StepCallback = Callable[["ColorizationPipeline", int, torch.Tensor, dict[str, torch.Tensor]], Any]
+MAX_SEED = 2**32 - 1
+
+
+@dataclass
+class ColorizationOutput(BaseOutput):
+    """Result of a call.
+
+    Args:
+        images: RGB pictures.
+        seeds: Seed of each.
+    """
+
+    images: list[Image.Image]
+    seeds: list[int]
+
+
+class ColorizationPipeline(DiffusionPipeline):
+    """Colours sketches with the colours of references.
+
+    Args:
+        unet: Denoiser.
+        sketch_encoder: Sketch encoder.
+        reference_projection: Makes reference tokens.
+        image_encoder: Frozen image encoder.
+        vae: Autoencoder.
+        scheduler: A diffusers scheduler that suits v-prediction.
+        tagger: Frozen tagger (None: a model trained without it).
+        foreground_adapter: Optional adapter.
+        background_encoder: Optional adapter; the U-Net then carries its LoRA.
+        default_size: Side of the square whose area a result has by default, in pixels.
+    """
+
+    _optional_components = ["foreground_adapter", "background_encoder"]  # noqa: RUF012
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+    model_cpu_offload_seq = (
+        "image_encoder->sketch_encoder->reference_projection->foreground_adapter"
+        "->background_encoder->unet->vae"
+    )
+
+    def __init__(
+        self,
+        unet: ColorizationUNet,
+        sketch_encoder: SketchEncoder,
+        reference_projection: ReferenceProjection,
+        image_encoder: CLIPVisionModelWithProjection,
+        vae: AutoencoderKL,
+        scheduler: SchedulerMixin,
+        tagger: Tagger | None,
+        foreground_adapter: ForegroundAdapter | None = None,
+        background_encoder: BackgroundEncoder | None = None,
+        default_size: int = 1024,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            unet=unet,
+            sketch_encoder=sketch_encoder,
+            reference_projection=reference_projection,
+            image_encoder=image_encoder,
+            vae=vae,
+            scheduler=scheduler,
+            foreground_adapter=foreground_adapter,
+            background_encoder=background_encoder,
+        )
+        self.register_to_config(default_size=default_size, use_tagger=tagger is not None)
+        # ONNX Runtime's session is no torch module, so diffusers does not manage it.
+        self.tagger = tagger
+        self._interrupt = False
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, torch_dtype: torch.dtype | None = None) -> Self:
+        """Loads a model folder; nothing is fetched and no pickle is read.
+
+        Args:
+            folder: Folder written by ``save_pretrained``.
+            torch_dtype: Precision of the weights (None: fp32).
+
+        Raises:
+            ValueError: Naming the file that does not belong to the model.
+            FileNotFoundError: If a component is missing.
+        """
+        return cls(**load_pipeline_parts(Path(folder), torch_dtype or torch.float32))
+
+    @classmethod
+    def from_model(cls, model: ColorizationModel, components: Path) -> Self:
+        """A pipeline around a model in training.
+
+        Args:
+            model: The trained parts; they are used, not copied.
+            components: Model folder of the frozen parts.
+        """
+        config = model.config
+        return cls(
+            **model.parts(),
+            **load_frozen_parts(components, use_tagger=config.reference.use_tagger),
+            scheduler=build_scheduler(config.diffusion),
+            default_size=config.image_size,
+        )
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Writes a model folder: one sub-folder per component, safetensors only.
+
+        Args:
+            folder: Target; made if needed.
+            dtype: Precision of the files of trained parts (None: as they are).
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_pipeline_parts(self, folder, dtype)
+        self.save_config(folder)
+
+    def interrupt(self) -> None:
+        """Ends a running call after the current step."""
+        self._interrupt = True
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        sketch: Image.Image | list[Image.Image],
+        reference: Image.Image | list[Image.Image],
+        foreground_mask: list[Image.Image] | Image.Image | None = None,
+        reference_mask: list[Image.Image] | Image.Image | None = None,
+        background: list[Image.Image] | Image.Image | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 2.0,
+        reference_strength: float = 1.0,
+        sketch_strength: float = 1.0,
+        foreground_strength: float = 1.0,
+        use_foreground_adapter: bool = True,
+        use_background_adapter: bool = True,
+        mask_threshold: float = 0.05,
+        line_overlay: float = 0.0,
+        keep_size: bool = False,
+        seed: int | list[int] | None = None,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> ColorizationOutput:
+        """Colours one or several sketches in one batch.
+
+        A list gives one value per picture; a single value is used for all. All pictures of a call
+        must come out in the same size.
+
+        Args:
+            sketch: Dark lines on white (or inverted), any size.
+            reference: Picture whose colours are taken, any size.
+            foreground_mask: Foreground of the sketch (None: found from its outline).
+            reference_mask: Foreground of the reference (None: its alpha, or found).
+            background: Picture whose background is taken (None: the reference's).
+            height: Height of the generated picture, a multiple of 32.
+            width: Width of the generated picture, a multiple of 32.
+            num_inference_steps: Denoising steps.
+            guidance_scale: Reference guidance; 1 and less is without.
+            reference_strength: Factor of the cross-attention to the reference.
+            sketch_strength: Factor of the sketch features.
+            foreground_strength: Factor of the foreground adapter.
+            use_foreground_adapter: Use the foreground adapter, if the model has one.
+            use_background_adapter: Use the background adapter, if the model has one.
+            mask_threshold: Sketch mask values above this are foreground.
+            line_overlay: Lays the sketch's own lines over the result, 0 to 1.
+            keep_size: Resize the result to the sketch's own size.
+            seed: One seed per picture; a picture's result does not depend on its batch.
+            callback_on_step_end: Called after every step with (pipeline, step, timestep,
+                {"latents": ...}); a returned dictionary may replace the latents.
+
+        Raises:
+            ValueError: If numbers of pictures do not fit or sizes differ.
+        """
+        pictures = self._prepare(
+            sketch, reference, foreground_mask, reference_mask, background, height, width
+        )
+        count = len(pictures)
+        drawn = [secrets.randbelow(MAX_SEED + 1) for _ in range(count)] if seed is None else seed
+        seeds = as_list(drawn, count, "seed")
+        use_background_adapter = use_background_adapter and self.background_encoder is not None
+        parts = self._parts(use_foreground_adapter, use_background_adapter)
+        with use_lora(self.unet, active=use_background_adapter):
+            conditioning = build_conditioning(
+                parts,
+                pictures,
+                Strengths(reference_strength, sketch_strength, foreground_strength, mask_threshold),
+                guided=guidance_scale > 1,
+                separate_background=background is not None,
+            )
+            latents = self._denoise(
+                conditioning,
+                seeds,
+                (pictures[0].canvas.height, pictures[0].canvas.width),
+                num_inference_steps,
+                guidance_scale,
+                callback_on_step_end,
+            )
+        images = to_pictures(decode_latents(self.vae, latents))
+        self.maybe_free_model_hooks()
+        finished = [
+            _finish(image, picture, line_overlay, keep_size)
+            for image, picture in zip(images, pictures, strict=True)
+        ]
+        return ColorizationOutput(images=finished, seeds=seeds)
+
+    def _prepare(
+        self,
+        sketch: Any,
+        reference: Any,
+        foreground_mask: Any,
+        reference_mask: Any,
+        background: Any,
+        height: int | None,
+        width: int | None,
+    ) -> list[Prepared]:
+        """Prepares all pictures of a call and checks that they have one size."""
+        counts = [len(v) for v in (sketch, reference) if isinstance(v, (list, tuple))]
+        count = max(counts, default=1)
+        named = {
+            "sketch": sketch,
+            "reference": reference,
+            "foreground_mask": foreground_mask,
+            "reference_mask": reference_mask,
+            "background": background,
+        }
+        lists = [as_list(value, count, name) for name, value in named.items()]
+        side = self.config.default_size
+        pictures = [prepare(*row, side, height, width) for row in zip(*lists, strict=True)]
+        sizes = {(p.canvas.width, p.canvas.height) for p in pictures}
+        if len(sizes) > 1:
+            raise ValueError(f"pictures of one call must have one size, got {sorted(sizes)}")
+        return pictures
+
+    def _parts(self, use_foreground: bool, use_background: bool) -> Parts:
+        return Parts(
+            self.sketch_encoder,
+            self.reference_projection,
+            ReferenceEncoder(self.image_encoder, self.tagger),
+            lambda pixels: encode_latents(self.vae, pixels),
+            self.foreground_adapter if use_foreground else None,
+            self.background_encoder if use_background else None,
+            self.unet.config.projection_class_embeddings_input_dim,
+        )
+
+    def _denoise(
+        self,
+        conditioning: Conditioning,
+        seeds: list[int],
+        size: tuple[int, int],
+        num_inference_steps: int,
+        guidance_scale: float,
+        callback: StepCallback | None,
+    ) -> torch.Tensor:
+        """The sampling loop; every picture has a generator of its own."""
+        self._interrupt = False
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        shape = (len(seeds), self.unet.config.in_channels, size[0] // scale, size[1] // scale)
+        device, dtype = self._execution_device, self.unet.dtype
+        latents = randn_tensor(shape, generators, device=torch.device(device), dtype=dtype)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        latents = latents * self.scheduler.init_noise_sigma
+        extra = self._step_arguments(generators)
+        for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            if self._interrupt:
+                break
+            scaled = self.scheduler.scale_model_input(latents, timestep)
+            prediction = self.unet(scaled, timestep, conditioning).sample
+            if conditioning.num_null_branches:
+                with_reference, without = prediction.chunk(2)
+                prediction = without + guidance_scale * (with_reference - without)
+            latents = self.scheduler.step(prediction, timestep, latents, **extra).prev_sample
+            if callback is not None:
+                changed = callback(self, index, timestep, {"latents": latents})
+                latents = (changed or {}).get("latents", latents)
+        return latents
+
+    def _step_arguments(self, generators: list[torch.Generator]) -> dict[str, Any]:
+        """The generators, for schedulers whose step draws noise."""
+        takes = "generator" in inspect.signature(self.scheduler.step).parameters
+        return {"generator": generators} if takes else {}
+
+
+def _finish(
+    image: Image.Image, picture: Prepared, line_overlay: float, keep_size: bool
+) -> Image.Image:
+    """Resizes to the sketch's size and lays its lines over the result, as asked for."""
+    if keep_size:
+        image = picture.canvas.restore(image)
+        return overlay_lines(image, picture.original_sketch, line_overlay)
+    return overlay_lines(image, picture.sketch, line_overlay)

@@ -1,0 +1,1 @@
+"""Networks: parts of diffusers and transformers, and the few modules the method adds."""

@@ -1,0 +1,1 @@
+"""Training: stages of the colorizer, and its small frozen components."""
