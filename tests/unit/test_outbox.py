@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import nurie
 from nurie.tracking.mlflow_tracker import MlflowTracker, flatten_params
 from nurie.tracking.outbox import MetricOutbox, OutboxSender
 from nurie.tracking.tracker import MetricPoint, TrackingError, TrackingUnavailable
@@ -184,6 +185,8 @@ def test_mlflow_gets_each_step_once_and_images(
     run = tracker.client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.data.tags["nurie.version"] == nurie.__version__
+    assert {"mlflow.user", "mlflow.source.name"} <= run.data.tags.keys()
     assert (Path(tracker.uri.removeprefix("sqlite:///")).parent / "mlartifacts").is_dir()
     assert {"images", "grids"} <= {f.path for f in tracker.client.list_artifacts(run_id)}
 

@@ -21,9 +21,12 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException, RestException
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.git_utils import get_git_commit
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
+import nurie
 from nurie.tracking.tracker import (
     MetricPoint,
     RunStatus,
@@ -140,7 +143,9 @@ class MlflowTracker:
             else:
                 if run_id:
                     all_tags["nurie.continues"] = run_id
-                run = self.client.create_run(self.experiment_id, run_name=name, tags=all_tags)
+                run = self.client.create_run(
+                    self.experiment_id, run_name=name, tags=origin_tags() | all_tags
+                )
                 started = run.info.run_id
         self.log_params(started, params or {})
         return started
@@ -238,6 +243,17 @@ class MlflowTracker:
         if tags:
             self.client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
         return True
+
+
+def origin_tags() -> dict[str, str]:
+    """Who started the run, with which program, from which git commit, where that is known."""
+    tags = {**resolve_tags(), "nurie.version": nurie.__version__}
+    # An installed wheel may lie inside somebody else's repository.
+    if "site-packages" not in nurie.__file__:
+        commit = get_git_commit(nurie.__file__)
+        if commit:
+            tags["mlflow.source.git.commit"] = commit
+    return tags
 
 
 def clean_name(name: str) -> str:
