@@ -104,7 +104,7 @@ def _run(
         dataset = dataset.map_batches(
             EncodeLatents,
             fn_constructor_args=(config.vae,),
-            compute=ray.data.ActorPoolStrategy(size=max(1, config.num_cpus // 2)),
+            compute=ray.data.ActorPoolStrategy(size=min(config.num_cpus, len(missing))),
             num_cpus=0,  # it waits for the rendering tasks and must not take a place from them
             **whole,
         )

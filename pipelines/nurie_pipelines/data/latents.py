@@ -10,7 +10,8 @@ import pyarrow as pa
 from nurie.data.png import decode_png
 from nurie.data.schema import LATENT_FIELDS
 
-PICTURES_PER_PASS = 16
+PICTURES_PER_PASS = 4
+"""Few at a time stay in the cache: on a CPU half the time of sixteen."""
 
 
 class LatentEncoder:
@@ -25,10 +26,17 @@ class LatentEncoder:
         from diffusers import AutoencoderKL
 
         torch.set_num_threads(1)  # also keeps the bytes independent of the number of cores
-        self._vae = AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
+        vae = AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
+        self._vae = vae.to(memory_format=torch.channels_last)
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Encode pictures, uint8 [B, H, W, 3], to latents, float16 [B, C, h, w]."""
+        starts = range(0, len(images), PICTURES_PER_PASS)
+        return np.concatenate(
+            [self._encode(images[start : start + PICTURES_PER_PASS]) for start in starts]
+        )
+
+    def _encode(self, images: np.ndarray) -> np.ndarray:
         import torch
 
         from nurie.models.autoencoder import encode_latents
@@ -50,15 +58,9 @@ class EncodeLatents:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Add the ``LATENT_FIELDS`` to the rendered rows of one shard."""
-        pictures = rows["image"].to_pylist()
-        starts = range(0, len(pictures), PICTURES_PER_PASS)
-        latents = np.concatenate(
-            [self._encoded(pictures[start : start + PICTURES_PER_PASS]) for start in starts]
-        )
+        pictures = np.stack([decode_png(data, 3) for data in rows["image"].to_pylist()])
+        latents = self._encoder.encode(pictures)
         return append_latents(rows, [part.tobytes() for part in latents], latents.shape[1:])
-
-    def _encoded(self, pictures: list[bytes]) -> np.ndarray:
-        return self._encoder.encode(np.stack([decode_png(data, 3) for data in pictures]))
 
 
 def append_latents(rows: pa.Table, latents: list[bytes | None], shape: tuple[int, ...]) -> pa.Table:
