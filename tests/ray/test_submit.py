@@ -154,6 +154,7 @@ def project(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "my project"
     (folder / "configs").mkdir(parents=True)
     (folder / "configs" / "a.yaml").write_text("kind: data\n")
+    (folder / "configs" / ".state").write_text("hidden files stay here")
     (folder / "data").mkdir()
     (folder / "data" / "huge.parquet").write_text("not to be shipped")
     (folder / ".env").write_text("SECRET=1")
@@ -167,7 +168,7 @@ def test_real_command(with_token, monkeypatch, capfd):
     # An address given by hand wins over the environment.
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     command = ["config", "show", "configs/model/nano.yaml"]
-    assert submission.submit(command, with_token.address) == 0
+    assert submission.submit(command, with_token.address, entrypoint_num_cpus=1) == 0
     assert "kind: model" in capfd.readouterr().out
 
 

@@ -74,7 +74,7 @@ def connect_client(address: str) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
     for name in CHATTY_LOGGERS:  # after the import, which sets their levels
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
     token = cluster_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:

@@ -150,7 +150,8 @@ def _upload_folder(
         target = Path(temporary)
         for name in FOLDERS:
             if (folder / name).is_dir():
-                shutil.copytree(folder / name, target / name)
+                hidden = shutil.ignore_patterns(".*", "__pycache__")
+                shutil.copytree(folder / name, target / name, ignore=hidden)
         for name in named:
             if (folder / name).is_file():
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
