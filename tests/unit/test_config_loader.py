@@ -52,6 +52,19 @@ def test_extends_merges_deeply_and_lists_replace(write):
     assert merged == {"a": {"x": 1, "y": {"p": 1, "q": 3}}, "list": [4]}
 
 
+def test_extends_changes_entries_of_a_list_by_kind_or_number(write):
+    write("list: [{kind: a, x: 1, y: 1}, {kind: b, x: 1}]\n", "base.yaml")
+    merged = read_yaml(write("extends: base.yaml\nlist: {a: {x: 2}, 1: {x: 3}}\n"))
+    assert merged == {"list": [{"kind": "a", "x": 2, "y": 1}, {"kind": "b", "x": 3}]}
+
+
+def test_extends_changes_an_entry_that_is_not_there(write):
+    write("list: [{kind: a}]\n", "base.yaml")
+    assert problems_of(write("extends: base.yaml\nlist: {c: {x: 2}}\n")) == [
+        ("list.c", "no entry 'c'; there are: a, 0..0")
+    ]
+
+
 def test_extends_inside_a_section_is_relative_to_its_own_file(write):
     write("width: 1\n", "sub.yaml")
     write("section: {extends: ../sub.yaml, depth: 2}\n", "folder/base.yaml")

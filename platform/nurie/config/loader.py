@@ -118,7 +118,7 @@ def _extend(values: dict[str, Any], path: Path, readers: tuple[Path, ...]) -> di
     if not isinstance(values["extends"], str):
         problem = f"expected the name of one file, got {values['extends']!r}"
         raise ConfigError(path, [("extends", problem)])
-    return _merge(_read(path.parent / values["extends"], readers), own)
+    return _merge(_read(path.parent / values["extends"], readers), own, path)
 
 
 def _nested(value: Any, path: Path, readers: tuple[Path, ...]) -> Any:
@@ -129,13 +129,26 @@ def _nested(value: Any, path: Path, readers: tuple[Path, ...]) -> Any:
     return value
 
 
-def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+def _merge(base: dict[str, Any], top: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Lay one mapping over another; a list gives way to a list, or takes changes by entry."""
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
         if isinstance(below, dict) and isinstance(value, dict):
-            value = _merge(below, value)
-        merged[key] = value
+            merged[key] = _merge(below, value, file)
+        elif isinstance(below, list) and isinstance(value, dict):
+            merged[key] = _merge_entries(below, value, key, file)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _merge_entries(base: list[Any], top: dict[str, Any], name: str, file: Path) -> list[Any]:
+    merged = list(base)
+    for entry, value in top.items():
+        position = _position(merged, str(entry), f"{name}.{entry}", file)
+        both = isinstance(merged[position], dict) and isinstance(value, dict)
+        merged[position] = _merge(merged[position], value, file) if both else value
     return merged
 
 
