@@ -49,9 +49,9 @@ def load_model(config: ServeConfig) -> tuple[Any, ModelInfo]:
         CheckpointError: If a file is missing or altered.
     """
     import torch
-    from nurie.inference.pipeline import ColorizationPipeline
 
     from nurie.checkpoints.manifest import manifest_digest
+    from nurie.inference.pipeline import ColorizationPipeline
     from nurie.tracking.registry import resolve_model
 
     torch.set_num_threads(config.num_threads)
@@ -83,8 +83,10 @@ class Colorizer:
         self._config = config
         self._executor = ThreadPoolExecutor(1, "denoise")
         self._beat: float | None = None
-        self._run_batch.set_max_batch_size(config.max_batch_size)
-        self._run_batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
+        self._batched = serve.batch(
+            max_batch_size=config.max_batch_size,
+            batch_wait_timeout_s=config.batch_wait_timeout_s,
+        )(self._run_batch)
         self._pipeline, self._info = load(config)
         self._warm_up()
 
@@ -96,7 +98,7 @@ class Colorizer:
         """
         ticket = Ticket(job)
         try:
-            outcome = await self._run_batch(ticket)
+            outcome = await self._batched(ticket)
         except asyncio.CancelledError:
             ticket.cancelled = True
             raise
@@ -120,7 +122,6 @@ class Colorizer:
                 f"no denoising step finished in {self._config.limits.deadline_s:g} seconds"
             )
 
-    @serve.batch
     async def _run_batch(self, tickets: list[Ticket]) -> list[Outcome]:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, self._run_groups, tickets)

@@ -16,7 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from nurie.config.serve import LimitsConfig
 from nurie.inference.controls import Control, ControlError, parse_controls, unknown_control
-from nurie.inference.images import decode_image, to_rgb
+from nurie.inference.images import decode_image
 from nurie_serve.errors import Problem
 from nurie_serve.schema import IMAGE_INPUTS, REQUIRED_INPUTS, ColorizeJob
 
@@ -98,10 +98,11 @@ def build_job(
     """
     images: dict[str, Image.Image] = {}
     for name, data in files.items():
-        image = to_rgb(decode_image(data, name, limits.max_pixels))
+        image = decode_image(data, name, limits.max_pixels)
         image.thumbnail((limits.max_side, limits.max_side), Image.Resampling.LANCZOS)
-        images[name] = image.convert("L") if name == "mask" else image
+        images[name] = _mask(image) if name == "mask" else image
     controls = dict(values)
+    _check_other_side(images["sketch"], controls, limits.max_side)
     seed = controls.pop("seed")
     return ColorizeJob(
         **images,
@@ -109,6 +110,29 @@ def build_job(
         controls=controls,
         deadline=time.time() + limits.deadline_s,
     )
+
+
+def _mask(image: Image.Image) -> Image.Image:
+    """A grey mask; what is transparent is not foreground."""
+    if image.mode != "RGBA":
+        return image.convert("L")
+    black = Image.new("RGBA", image.size, "black")
+    return Image.alpha_composite(black, image).convert("L")
+
+
+def _check_other_side(sketch: Image.Image, values: Mapping[str, Any], max_side: int) -> None:
+    """A side that is given alone sets the other by the sketch's shape."""
+    for name, ratio in (
+        ("height", sketch.width / sketch.height),
+        ("width", sketch.height / sketch.width),
+    ):
+        given, other = values[name], "width" if name == "height" else "height"
+        if given is not None and values[other] is None and given * ratio > max_side:
+            raise ControlError(
+                name,
+                f"{given} makes the {other} of this sketch {given * ratio:.0f}; at most {max_side} "
+                "is allowed",
+            )
 
 
 def _read_params(text: Any) -> dict[str, Any]:

@@ -84,13 +84,23 @@ def test_left_out_seed_is_drawn_and_returned(client: TestClient, handle, files: 
 def test_unusual_pictures(client: TestClient, handle, files: dict, sketch: bytes) -> None:
     files["sketch"] = sketch
     assert client.post("/v1/colorize", files=files).status_code == 200
-    assert handle.jobs[0].sketch.mode == "RGB"
+    assert handle.jobs[0].sketch.mode in ("RGB", "RGBA")
 
 
-def test_transparent_lines_are_laid_over_white(client: TestClient, handle, files: dict) -> None:
-    files["sketch"] = encode(Image.new("RGBA", (64, 64), (0, 0, 0, 0)))
+def test_transparent_mask_is_background(client: TestClient, handle, files: dict) -> None:
+    mask = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (0, 0, 32, 64))
+    files["mask"] = encode(mask)
     client.post("/v1/colorize", files=files)
-    assert handle.jobs[0].sketch.getpixel((9, 9)) == (255, 255, 255)
+    assert [handle.jobs[0].mask.getpixel((x, 5)) for x in (5, 60)] == [255, 0]
+
+
+def test_a_side_alone_may_not_make_the_other_too_large(client: TestClient, files: dict) -> None:
+    files["sketch"] = encode(Image.new("RGB", (400, 40)))
+    response = client.post("/v1/colorize", files=files, data={"height": "64"})
+    assert (response.status_code, response.json()["field"]) == (422, "height")
+    assert "at most 512" in response.json()["detail"]
+    assert client.post("/v1/colorize", files=files, data={"width": "64"}).status_code == 200
 
 
 def test_large_pictures_are_scaled_to_the_largest_side(

@@ -59,7 +59,6 @@ async function watchReadiness() {
       if (!(await fetch("/readyz")).ok) throw new Error();
       if (!model) {
         [model] = (await json("/v1/models")).models;
-        pictures.offer(model.components);
         $("status").title = `${model.name} on ${model.device}`;
       }
       setStatus("ready", "ready");

@@ -73,7 +73,7 @@ function makeRow(control) {
   input.setAttribute("aria-describedby", `${help.id} ${error.id}`);
   element.append(label, input, help);
   const write = (value) => {
-    if (control.type === "bool") input.checked = value;
+    if (control.type === "bool") input.checked = Boolean(value);
     else input.value = value;
     input.dispatchEvent(new Event("input"));
   };

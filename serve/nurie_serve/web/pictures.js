@@ -2,8 +2,6 @@
 
 const TYPES = ["image/png", "image/jpeg", "image/webp"];
 const REQUIRED = ["sketch", "reference"];
-// Optional pictures are offered only if the model has the part that reads them.
-const NEEDS = { background: "background_encoder", mask: "foreground_encoder" };
 
 export class Pictures {
   #slots = new Map();
@@ -31,14 +29,6 @@ export class Pictures {
 
   appendTo(form) {
     for (const [name, file] of this.#files) form.append(name, file);
-  }
-
-  offer(components) {
-    for (const [name, part] of Object.entries(NEEDS)) {
-      this.#slots.get(name).hidden = !components.includes(part);
-    }
-    const any = Object.values(NEEDS).some((part) => components.includes(part));
-    document.getElementById("more-pictures").hidden = !any;
   }
 
   set(name, file) {
