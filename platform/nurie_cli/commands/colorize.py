@@ -8,9 +8,8 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nurie.inference.controls import CONTROLS, Control, parse_controls
 
@@ -51,9 +50,8 @@ def run(args: argparse.Namespace) -> int:
         for control, text in texts.items()
         if text is not None
     }
-    controls = parse_controls(given)
-    seed = controls.pop("seed")
-    pictures = {"sketch": [_read(args.sketch, "sketch")]}
+    controls: dict[str, Any] = parse_controls(given)
+    pictures: dict[str, Any] = {"sketch": [_read(args.sketch, "sketch")]}
     pictures["reference"] = [_read(args.reference, "reference")]
     for name in OPTIONAL_PICTURES:
         if file := getattr(args, name):
@@ -63,11 +61,10 @@ def run(args: argparse.Namespace) -> int:
     from nurie.tracking.registry import resolve_model
 
     pipe = ColorizationPipeline.from_pretrained(resolve_model(args.model, args.tracking_uri))
-    seed = secrets.randbelow(2**32) if seed is None else seed
-    result = pipe(**pictures, seed=[seed], **controls)
+    result = pipe(**pictures, **controls)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     result.images[0].save(args.output, format="PNG")
-    print(f"{args.output} (seed {seed})")
+    print(f"{args.output} (seed {result.seeds[0]})")
     return 0
 
 
