@@ -57,7 +57,6 @@ def run(args: argparse.Namespace) -> int:
         if file := getattr(args, name):
             pictures[name] = [_read(file, name)]
     from nurie.inference.pipeline import ColorizationPipeline
-
     from nurie.tracking.registry import resolve_model
 
     pipe = ColorizationPipeline.from_pretrained(resolve_model(args.model, args.tracking_uri))
