@@ -1,8 +1,8 @@
 """Cut a published tagger's graph: from tag scores back to the feature map before the pooling.
 
-Published taggers end in scores. The map is found by the structure of the graph, not by names: walking
-back from the scores, the first node that averages over places (not over channels) is the global
-pooling, and its input is the map.
+Published taggers end in scores. The map is found by the structure of the graph, not by names:
+walking back from the scores, the first node that averages over places (not over channels) is the
+global pooling, and its input is the map.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Literal
 
 import onnx
 from onnx import helper, numpy_helper, shape_inference
+
+_INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 
 Layout = Literal["channels_first", "channels_last"]
 
@@ -118,19 +120,16 @@ def _constant_tensors(model: onnx.ModelProto, names: set[str]) -> list[onnx.Tens
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """Small integer constants by name: the axes of reductions are among them."""
-    integers = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
-    values = {}
-    for tensor in model.graph.initializer:
-        if tensor.data_type in integers and len(tensor.dims) <= 1:
-            values[tensor.name] = numpy_helper.to_array(tensor).reshape(-1).tolist()
+    """Short lists of integers by name: the axes of reductions are among them."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
-                if attribute.t.data_type in integers and len(attribute.t.dims) <= 1:
-                    array = numpy_helper.to_array(attribute.t)
-                    values[node.output[0]] = array.reshape(-1).tolist()
-    return values
+        if node.op_type == "Constant":
+            tensors |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}
+    return {
+        name: numpy_helper.to_array(tensor).reshape(-1).tolist()
+        for name, tensor in tensors.items()
+        if tensor.data_type in _INTEGERS and len(tensor.dims) <= 1
+    }
 
 
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:

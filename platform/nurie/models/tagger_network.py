@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,8 +25,9 @@ class TaggerNetwork(nn.Module):
         """
         super().__init__()
         widths = (3, *_WIDTHS, token_dim)
-        steps = zip(widths[:-1], widths[1:], strict=True)
-        self.down = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in steps)
+        self.down = nn.ModuleList(
+            nn.Conv2d(inner, outer, 3, stride=2, padding=1) for inner, outer in pairwise(widths)
+        )
         self.blocks = nn.ModuleList(_ResidualBlock(token_dim) for _ in range(_BLOCKS))
         self.norm = nn.LayerNorm(token_dim)
         self.classifier = nn.Linear(token_dim, num_tags)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _TAG_THRESHOLD = 0.35
 _MIN_SAMPLES = 20
+_MIN_DEVIATION = 0.1
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class EncoderReport:
         tagger_share_error: The same, by the tagger's feature map.
         cell_colour_r2: Explained variance of the mean colour of cells.
         role_colour_r2: Explained variance of the colour of a cell's main role.
-        palette_r2: Explained variance of the whole picture's colour, by role.
+        palette_r2: Explained variance of the whole picture's colour, by role; roles whose colour
+            hardly varies are left out.
         tag_f1: F1 over all tags and pictures at threshold 0.35.
     """
 
@@ -68,7 +70,7 @@ def encoder_report(trainee: EncoderTrainee, batch: EncoderBatch) -> EncoderRepor
     palettes = {
         role: _r2(predicted["palettes"][:, place], batch.palettes[:, place])
         for place, role in enumerate(ROLES)
-        if (~batch.palettes[:, place, 0].isnan()).sum() >= _MIN_SAMPLES
+        if _varies(batch.palettes[:, place])
     }
     return EncoderReport(
         share_error=_share_error(predicted["shares"], batch.shares),
@@ -84,13 +86,16 @@ def _share_error(logits: torch.Tensor, shares: torch.Tensor) -> float:
     return ((logits.softmax(-1) - shares).abs().sum(-1) / 2).mean().item()
 
 
+def _varies(colours: torch.Tensor) -> bool:
+    known = colours[~colours[:, 0].isnan()]
+    return len(known) >= _MIN_SAMPLES and known.std(0).mean().item() >= _MIN_DEVIATION
+
+
 def _r2(predicted: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Explained share of the variance; 0 where there is none to explain."""
+    """Explained share of the variance of what is known."""
     known = ~wanted[..., 0].isnan()
     predicted, wanted = predicted[known], wanted[known]
     total = (wanted - wanted.mean(0)).square().sum()
-    if total < 1e-6:
-        return 0.0
     return 1 - ((predicted - wanted).square().sum() / total).item()
 
 

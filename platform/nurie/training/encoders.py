@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from nurie.config.train import OptimizerConfig
 from nurie.data.characters import ROLES
@@ -91,6 +92,7 @@ def train_encoders(config: EncodersTrainConfig) -> Path:
     """
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(config.seed)
+    transformers_logging.disable_progress_bar()  # it would break our own
     trainee = EncoderTrainee(config.model.reference).to(memory_format=torch.channels_last)
     optimizer = MuonAdamW(trainee, config.learning_rate)
     schedule = OptimizerConfig(
