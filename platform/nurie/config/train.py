@@ -199,6 +199,8 @@ class VaeTrainConfig(ConfigModel):
     """Weight of the KL term."""
     checkpoint_every: int = Field(default=250, ge=1)
     """Steps between saved states; the same command continues from the newest."""
+    freeze_encoder: bool = False
+    """Only sharpen the decoder of the autoencoder in ``output``: latents made by it stay valid."""
     num_threads: int = Field(default=2, ge=1)
     """Torch threads."""
     seed: int = Field(default=0, ge=0)

@@ -123,8 +123,9 @@ def _constants(model: onnx.ModelProto) -> dict[str, list[int]]:
     """Short lists of integers by name: the axes of reductions are among them."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "Constant":
-            tensors |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                tensors[node.output[0]] = attribute.t
     return {
         name: numpy_helper.to_array(tensor).reshape(-1).tolist()
         for name, tensor in tensors.items()

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from nurie.config.train import EncodersTrainConfig
 
 _WARMUP_STEPS = 50
-_COLOUR_WEIGHT = 4.0
+_COLOUR_WEIGHTS = {"cell_colours": 4.0, "role_colours": 4.0, "palettes": 10.0}
+_TAG_WEIGHT = 10.0
 _RENEWED_SHARE = 0.2
 _REPORT_EVERY = 500
 _HELD_OUT_PICTURES = 256
@@ -123,12 +124,12 @@ def encoder_loss(predicted: dict[str, torch.Tensor], batch: EncoderBatch) -> tor
     """Sum of all losses of a batch."""
     loss = _share_loss(predicted["shares"], batch.shares)
     loss = loss + _share_loss(predicted["tagger_shares"], batch.shares)
-    for name in ("cell_colours", "role_colours", "palettes"):
+    for name, weight in _COLOUR_WEIGHTS.items():
         known, wanted = _known(predicted[name], getattr(batch, name))
-        loss = loss + _COLOUR_WEIGHT * nn.functional.mse_loss(known, wanted)
+        loss = loss + weight * nn.functional.mse_loss(known, wanted)
     logits, tags = _known(predicted["tags"], batch.tags)
-    # A picture has few of the many tags: summed over a picture, not averaged, they weigh enough.
-    return loss + 10 * nn.functional.binary_cross_entropy_with_logits(logits, tags)
+    # The mean runs over many tags of which few apply, so it is small.
+    return loss + _TAG_WEIGHT * nn.functional.binary_cross_entropy_with_logits(logits, tags)
 
 
 def _share_loss(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:

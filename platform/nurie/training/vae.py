@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 
 from nurie.config.train import OptimizerConfig
@@ -25,15 +26,13 @@ from nurie.training.pictures import PicturePool, TrainingPicture, held_out_pictu
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from diffusers import AutoencoderKL
-
-    from nurie.config.model import VaeConfig
     from nurie.config.train import VaeTrainConfig
 
 _WARMUP_STEPS = 50
 _CROP_SHARE = 0.9
 _HALF_SIZE_PROBABILITY = 0.2
 _MAX_LATENT_NOISE = 0.08
+_MAX_LATENT_NOISE_FROZEN = 0.25
 _EDGE_WEIGHT = 0.5
 _STATISTICS_PICTURES = 256
 _HELD_OUT_PICTURES = 32
@@ -56,7 +55,7 @@ def train_vae(config: VaeTrainConfig) -> Path:
     """
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(config.seed)
-    vae = _fresh_vae(config.model.vae).to(memory_format=torch.channels_last)
+    vae = _start(config).to(memory_format=torch.channels_last)
     optimizer = MuonAdamW(vae, config.learning_rate)
     schedule = OptimizerConfig(
         learning_rate=config.learning_rate, schedule="cosine", warmup_steps=_WARMUP_STEPS
@@ -72,7 +71,7 @@ def train_vae(config: VaeTrainConfig) -> Path:
         side = size // 2 if step < config.steps * _CROP_SHARE else size
         pixels = _pixels(_cut(pool.choose(config.batch_size), side, rng))
         with bfloat16_where_fast():
-            loss = _loss(vae, pixels, config.kl_weight, rng)
+            loss = _loss(vae, pixels, config, rng)
         loss.backward()
         optimizer.step(rate)
         if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
@@ -85,11 +84,16 @@ def train_vae(config: VaeTrainConfig) -> Path:
     return config.output / "vae"
 
 
-def _fresh_vae(config: VaeConfig) -> AutoencoderKL:
-    """An autoencoder whose residual blocks start as identities, so that it learns at once."""
-    vae = build_vae(config)
+def _start(config: VaeTrainConfig) -> AutoencoderKL:
+    if config.freeze_encoder:
+        vae = AutoencoderKL.from_pretrained(config.output / "vae")
+        for part in (vae.encoder, vae.quant_conv):
+            part.requires_grad_(False)
+        return vae
+    vae = build_vae(config.model.vae)
     for module in vae.modules():
         if isinstance(module, ResnetBlock2D):
+            # Residual blocks that start as identities let the network learn at once.
             torch.nn.init.zeros_(module.conv2.weight)
     return vae
 
@@ -112,12 +116,14 @@ def _pixels(pictures: np.ndarray) -> torch.Tensor:
 
 
 def _loss(
-    vae: AutoencoderKL, pixels: torch.Tensor, kl_weight: float, rng: np.random.Generator
+    vae: AutoencoderKL, pixels: torch.Tensor, config: VaeTrainConfig, rng: np.random.Generator
 ) -> torch.Tensor:
     posterior = vae.encode(pixels).latent_dist
     latents = posterior.mode()
-    # A denoiser never hits the latents exactly: the decoder must bear small errors.
-    noise = torch.rand(len(latents), 1, 1, 1) * _MAX_LATENT_NOISE * latents.detach().std()
+    # A denoiser never hits the latents exactly: the decoder must bear errors. Only small ones
+    # while the encoder learns too, or it would give up detail for safety.
+    limit = _MAX_LATENT_NOISE_FROZEN if config.freeze_encoder else _MAX_LATENT_NOISE
+    noise = torch.rand(len(latents), 1, 1, 1) * limit * latents.detach().std()
     latents = latents + noise * torch.randn_like(latents)
     if rng.random() < _HALF_SIZE_PROBABILITY:
         # Latents that can be shrunk like pictures are smooth, and so easier to denoise.
@@ -125,7 +131,7 @@ def _loss(
     result = vae.decode(latents).sample.float()
     pixel_loss = F.l1_loss(result, pixels) + F.mse_loss(result, pixels)
     kl = posterior.kl().mean() / latents[0].numel()
-    return pixel_loss + _EDGE_WEIGHT * _edge_loss(result, pixels) + kl_weight * kl
+    return pixel_loss + _EDGE_WEIGHT * _edge_loss(result, pixels) + config.kl_weight * kl
 
 
 def _edge_loss(result: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
@@ -137,11 +143,12 @@ def _edge_loss(result: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def _save(vae: AutoencoderKL, pool: PicturePool, config: VaeTrainConfig) -> float:
     """Save the autoencoder with its latents' statistics and return the held-out PSNR."""
-    pixels = _pixels(np.stack([p.image for p in pool.first(_STATISTICS_PICTURES)]))
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(32)])
-    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     saved = copy.deepcopy(vae).half()
-    saved.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    if not config.freeze_encoder:
+        pixels = _pixels(np.stack([p.image for p in pool.first(_STATISTICS_PICTURES)]))
+        latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(32)])
+        mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+        saved.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
     saved.save_pretrained(config.output / "vae")
     held_out = held_out_pictures(_HELD_OUT_PICTURES, config.model.image_size, config.seed)
     return reconstruction_psnr(saved.float(), np.stack([p.image for p in held_out]))
