@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
 import pytest
+import requests
 from ray.job_submission import JobStatus
 
 from nurie_pipelines.jobs import submit
@@ -69,6 +70,42 @@ def test_gives_up_and_says_how_to_go_on():
     client = BreakingClient([0] * 100, JobStatus.RUNNING, None)
     with pytest.raises(SubmitError, match="--submission-id job follows it again"):
         submit._follow(client, "job")
+
+
+class LosingClient:
+    """A job API that loses the first answers; ``arrives`` says whether the job starts anyway."""
+
+    def __init__(self, losses: int, arrives: bool) -> None:
+        self.losses = losses
+        self.arrives = arrives
+        self.jobs: list[SimpleNamespace] = []
+
+    def get_address(self) -> str:
+        return "http://head:8265"
+
+    def list_jobs(self) -> list[SimpleNamespace]:
+        return self.jobs
+
+    def submit_job(self, *, submission_id: str, entrypoint: str) -> None:
+        self.losses -= 1
+        if self.losses < 0 or self.arrives:
+            status = JobStatus.RUNNING
+            job = SimpleNamespace(submission_id=submission_id, entrypoint=entrypoint, status=status)
+            self.jobs.append(job)
+        if self.losses >= 0:
+            raise requests.ConnectionError("Remote end closed connection without response")
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_lost_answer_starts_no_second_job(arrives):
+    client = LosingClient(losses=2, arrives=arrives)
+    submit._start(client, {"submission_id": "a", "entrypoint": "run"})
+    assert len(client.jobs) == 1
+
+
+def test_submitting_gives_up():
+    with pytest.raises(SubmitError, match="cannot submit to http://head:8265"):
+        submit._start(LosingClient(100, False), {"submission_id": "a", "entrypoint": "run"})
 
 
 @pytest.mark.parametrize(("answer", "stopped"), [("", True), ("y", True), ("n", False)])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import secrets
 import shlex
 import shutil
 import sys
@@ -18,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nurie_pipelines.jobs.connection import SubmitError, connect_client, job_api_address
 
@@ -52,7 +53,7 @@ def submit(
         address: The job API, as ``http://head:8265`` (None: ``RAY_API_SERVER_ADDRESS``, then
             ``RAY_ADDRESS``, then this machine).
         submission_id: Name of the job; a job of this name that exists is followed instead of
-            started again, so that a repeated command does no harm (None: Ray makes one up).
+            started again, so that a repeated command does no harm (None: one is made up).
         working_dir: Folder to submit from (None: the current one).
         cluster_dir: Folder of the cluster to run in, with its own configs; only the packages
             are uploaded then (None: see the module's docstring).
@@ -69,23 +70,19 @@ def submit(
     folder = (working_dir or Path.cwd()).absolute()
     entrypoint = _entrypoint(argv, folder, cluster_dir)
     client = connect_client(job_api_address(address))
-    job_id = _existing_job(client, submission_id, entrypoint)
+    job_id = submission_id or f"{argv[0]}-{secrets.token_hex(4)}"
     try:
-        if job_id is None:
-            with _upload_folder(argv, folder, cluster_dir) as upload:
-                job_id = client.submit_job(
-                    entrypoint=entrypoint,
-                    submission_id=submission_id,
-                    runtime_env=_runtime_env(upload),
-                    entrypoint_num_cpus=entrypoint_num_cpus or None,
-                )
-            _tell(f"job {job_id} submitted to {client.get_address()}")
+        with _upload_folder(argv, folder, cluster_dir) as upload:
+            job = {
+                "submission_id": job_id,
+                "entrypoint": entrypoint,
+                "runtime_env": _runtime_env(upload),
+                "entrypoint_num_cpus": entrypoint_num_cpus or None,
+            }
+            _start(client, job)
         return _follow(client, job_id)
-    except RuntimeError as error:
-        raise SubmitError(f"the cluster refuses the job: {error}") from error
     except KeyboardInterrupt:
-        if job_id is not None:
-            _interrupt(client, job_id)
+        _interrupt(client, job_id)
         return INTERRUPTED
 
 
@@ -98,21 +95,38 @@ def _entrypoint(argv: Sequence[str], folder: Path, cluster_dir: str | None) -> s
     return f"if [ -d {here}/configs ]; then cd {here}; fi; {command}"
 
 
-def _existing_job(
-    client: JobSubmissionClient, submission_id: str | None, entrypoint: str
-) -> str | None:
-    if submission_id is None:
-        return None
-    job = next((job for job in client.list_jobs() if job.submission_id == submission_id), None)
-    if job is None:
-        return None
-    if job.entrypoint != entrypoint:
+def _start(client: JobSubmissionClient, job: dict[str, Any]) -> None:
+    """Submit the job unless one of its name exists, through broken connections.
+
+    A submission whose answer is lost may have arrived: the job's name tells.
+    """
+    error: Exception | None = None
+    for _ in range(ATTEMPTS_TO_REACH):
+        try:
+            if not _exists(client, job):
+                client.submit_job(**job)
+                _tell(f"job {job['submission_id']} submitted to {client.get_address()}")
+            return
+        except OSError as broken:
+            error = broken
+            time.sleep(SECONDS_BETWEEN)
+        except RuntimeError as refused:
+            raise SubmitError(f"the cluster refuses the job: {refused}") from refused
+    raise SubmitError(f"cannot submit to {client.get_address()}: {error}") from error
+
+
+def _exists(client: JobSubmissionClient, job: dict[str, Any]) -> bool:
+    name = job["submission_id"]
+    found = next((each for each in client.list_jobs() if each.submission_id == name), None)
+    if found is None:
+        return False
+    if found.entrypoint != job["entrypoint"]:
         raise SubmitError(
-            f"job {submission_id} exists and runs another command ({job.entrypoint}): "
+            f"job {name} exists and runs another command ({found.entrypoint}): "
             "choose another --submission-id"
         )
-    _tell(f"job {submission_id} exists ({job.status.value.lower()}): following it")
-    return submission_id
+    _tell(f"job {name} exists ({found.status.value.lower()}): following it")
+    return True
 
 
 def _runtime_env(upload: Path | None) -> dict[str, object]:
@@ -181,7 +195,7 @@ def _follow(client: JobSubmissionClient, job_id: str) -> int:
             if job.status.is_terminal():
                 return _exit_code(job)
             failures = 0
-        except (RuntimeError, ConnectionError, aiohttp.ClientError, OSError) as error:
+        except (RuntimeError, OSError, aiohttp.ClientError) as error:
             failures += 1
             if failures >= ATTEMPTS_TO_REACH:
                 raise SubmitError(
@@ -231,8 +245,11 @@ def _interrupt(client: JobSubmissionClient, job_id: str) -> None:
                 f"job {job_id} goes on; the same command with --submission-id {job_id} follows it"
             )
             return
-    client.stop_job(job_id)
-    _tell(f"job {job_id} is being stopped")
+    try:
+        client.stop_job(job_id)
+        _tell(f"job {job_id} is being stopped")
+    except (RuntimeError, OSError) as error:
+        _tell(f"job {job_id} cannot be stopped, or was not started yet: {error}")
 
 
 def _tell(message: str) -> None:
