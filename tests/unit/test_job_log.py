@@ -12,6 +12,9 @@ from ray.job_submission import JobStatus
 from nurie_pipelines.jobs import submit
 from nurie_pipelines.jobs.connection import SubmitError
 
+LOST = requests.ConnectionError("Remote end closed connection without response")
+BUSY = RuntimeError("Request failed with status code 500: No available agent to submit job.")
+REFUSED = RuntimeError("Request failed with status code 400: bad runtime_env.")
 CHUNKS = ["one\n", "two\n", "three\n"]
 
 
@@ -75,9 +78,10 @@ def test_gives_up_and_says_how_to_go_on():
 class LosingClient:
     """A job API that loses the first answers; ``arrives`` says whether the job starts anyway."""
 
-    def __init__(self, losses: int, arrives: bool) -> None:
+    def __init__(self, losses: int, arrives: bool, error: Exception = LOST) -> None:
         self.losses = losses
         self.arrives = arrives
+        self.error = error
         self.jobs: list[SimpleNamespace] = []
 
     def get_address(self) -> str:
@@ -93,7 +97,7 @@ class LosingClient:
             job = SimpleNamespace(submission_id=submission_id, entrypoint=entrypoint, status=status)
             self.jobs.append(job)
         if self.losses >= 0:
-            raise requests.ConnectionError("Remote end closed connection without response")
+            raise self.error
 
 
 @pytest.mark.parametrize("arrives", [True, False])
@@ -101,6 +105,18 @@ def test_a_lost_answer_starts_no_second_job(arrives):
     client = LosingClient(losses=2, arrives=arrives)
     submit._start(client, {"submission_id": "a", "entrypoint": "run"})
     assert len(client.jobs) == 1
+
+
+def test_a_busy_head_is_asked_again():
+    client = LosingClient(2, False, BUSY)
+    submit._start(client, {"submission_id": "a", "entrypoint": "run"})
+    assert len(client.jobs) == 1
+
+
+def test_a_refusal_is_final():
+    client = LosingClient(1, False, REFUSED)
+    with pytest.raises(SubmitError, match="refuses the job.*bad runtime_env"):
+        submit._start(client, {"submission_id": "a", "entrypoint": "run"})
 
 
 def test_submitting_gives_up():

@@ -96,7 +96,7 @@ def _entrypoint(argv: Sequence[str], folder: Path, cluster_dir: str | None) -> s
 
 
 def _start(client: JobSubmissionClient, job: dict[str, Any]) -> None:
-    """Submit the job unless one of its name exists, through broken connections.
+    """Submit the job unless one of its name exists, through broken connections and a busy head.
 
     A submission whose answer is lost may have arrived: the job's name tells.
     """
@@ -107,11 +107,12 @@ def _start(client: JobSubmissionClient, job: dict[str, Any]) -> None:
                 client.submit_job(**job)
                 _tell(f"job {job['submission_id']} submitted to {client.get_address()}")
             return
-        except OSError as broken:
-            error = broken
+        except (OSError, RuntimeError) as failed:
+            # A status of 5xx passes, as while the head is still starting; others are a refusal.
+            if isinstance(failed, RuntimeError) and "status code 5" not in str(failed):
+                raise SubmitError(f"the cluster refuses the job: {failed}") from failed
+            error = failed
             time.sleep(SECONDS_BETWEEN)
-        except RuntimeError as refused:
-            raise SubmitError(f"the cluster refuses the job: {refused}") from refused
     raise SubmitError(f"cannot submit to {client.get_address()}: {error}") from error
 
 
