@@ -69,6 +69,17 @@ def test_decoding_undoes_the_normalisation(vae, pixels, statistics):
     torch.testing.assert_close(result, vae.decode(raw).sample, atol=1e-5, rtol=1e-4)
 
 
+def tiny_run(output: Path, **changes: int) -> VaeTrainConfig:
+    return VaeTrainConfig(
+        model=ModelConfig(name="test", image_size=32, vae=TINY),
+        output=output,
+        batch_size=2,
+        checkpoint_every=2,
+        num_threads=1,
+        **changes,
+    )
+
+
 def test_training_continues_from_its_newest_state(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "PicturePool", partial(PicturePool, capacity=8))
     steps_done = []
@@ -80,14 +91,7 @@ def test_training_continues_from_its_newest_state(tmp_path, monkeypatch):
         return learning_rate(config, step, total)
 
     monkeypatch.setattr(training, "learning_rate", interrupted)
-    config = VaeTrainConfig(
-        model=ModelConfig(name="test", image_size=32, vae=TINY),
-        output=tmp_path,
-        steps=4,
-        batch_size=2,
-        checkpoint_every=2,
-        num_threads=1,
-    )
+    config = tiny_run(tmp_path, steps=4)
 
     with pytest.raises(KeyboardInterrupt):
         training.train_vae(config)
@@ -97,6 +101,19 @@ def test_training_continues_from_its_newest_state(tmp_path, monkeypatch):
     trained = AutoencoderKL.from_pretrained(folder)
     assert len(trained.config.latents_mean) == len(trained.config.latents_std) == 4
     assert not list(tmp_path.glob(".vae-state*"))
+
+
+def test_sharpening_the_decoder_keeps_latents_valid(tmp_path, monkeypatch, pixels):
+    monkeypatch.setattr(training, "PicturePool", partial(PicturePool, capacity=8))
+    before = AutoencoderKL.from_pretrained(training.train_vae(tiny_run(tmp_path, steps=1)))
+
+    training.train_vae(tiny_run(tmp_path, steps=2, freeze_encoder=True))
+
+    after = AutoencoderKL.from_pretrained(tmp_path / "vae")
+    with torch.no_grad():
+        latents = encode_latents(before, pixels)
+        assert torch.equal(encode_latents(after, pixels), latents)
+        assert not torch.equal(decode_latents(after, latents), decode_latents(before, latents))
 
 
 def test_bundled_autoencoder_reconstructs_unseen_characters():
