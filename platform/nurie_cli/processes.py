@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,9 @@ import psutil
 
 STOP_SECONDS = 20.0
 LOG_TAIL_BYTES = 8192
+# Progress bars go to the log too, which is no terminal: the demo shows its newest line.
+_SHOW_PROGRESS = {"PYTHONUNBUFFERED": "1", "FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class StepError(RuntimeError):
@@ -45,7 +49,7 @@ class NurieProcess:
                 stdin=subprocess.DEVNULL,
                 # Ctrl+C reaches the demo only, which then stops its children in order.
                 start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **_SHOW_PROGRESS},
             )
 
     def __enter__(self) -> NurieProcess:
@@ -86,7 +90,7 @@ class NurieProcess:
 
     def failure(self, reason: str) -> StepError:
         """Describe a failure with the end of the log."""
-        tail = "\n".join(_tail(self.log).splitlines()[-15:])
+        tail = "\n".join(_lines(self.log)[-15:])
         return StepError(f"`nurie {' '.join(self.words)}` {reason}.\n{tail}\nWhole log: {self.log}")
 
     def stop(self) -> None:
@@ -107,9 +111,8 @@ class NurieProcess:
 
 
 def last_line(log: Path) -> str:
-    """Return the newest non-empty line of a log; progress bars rewrite theirs with CR."""
-    lines = [line.strip() for line in _tail(log).replace("\r", "\n").splitlines()]
-    return next((line for line in reversed(lines) if line), "")
+    """Return the newest line of a log that is not empty, without colours."""
+    return next(reversed(_lines(log)), "").strip()
 
 
 def free_port(wanted: int) -> int:
@@ -125,8 +128,10 @@ def free_port(wanted: int) -> int:
     raise StepError("no free port on 127.0.0.1")
 
 
-def _tail(log: Path) -> str:
+def _lines(log: Path) -> list[str]:
+    """The last lines that are not empty; progress bars rewrite theirs with CR."""
     with log.open("rb") as stream:
         stream.seek(0, os.SEEK_END)
         stream.seek(max(0, stream.tell() - LOG_TAIL_BYTES))
-        return stream.read().decode(errors="replace")
+        text = _TERMINAL_CODES.sub("", stream.read().decode(errors="replace"))
+    return [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
