@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from nurie.tracking.outbox import METRICS_FILE
+from nurie_pipelines.train.failures import read_failures, summary
 from nurie_pipelines.train.worker import StageJob
 
 _INTERVAL_S = 1.0
@@ -50,8 +51,13 @@ def follow_progress(job: StageJob, console: Console) -> Iterator[None]:
 
 def _follow(job: StageJob, progress: Progress, task: TaskID, stop: threading.Event) -> None:
     path = job.folder / METRICS_FILE
+    told = len(read_failures(job.folder))
     while True:
         ending = stop.is_set()
+        for failure in read_failures(job.folder)[told:]:
+            told += 1
+            reason = summary(failure["error"])
+            progress.console.print(f"[yellow]worker {failure['rank']} failed:[/] {reason}")
         line = _last_line(path)
         if line is not None:
             progress.update(task, completed=line["step"], status=_status(line["metrics"]))

@@ -26,6 +26,7 @@ from nurie.tracking.registry import register_model
 from nurie_pipelines.cluster import WORKER_ENVIRONMENT, connect
 from nurie_pipelines.data.ingest import train_data_config, training_dataset
 from nurie_pipelines.train.checkpoints import load_trained
+from nurie_pipelines.train.failures import RecordFailures
 from nurie_pipelines.train.progress import follow_progress
 from nurie_pipelines.train.worker import StageJob, make_stage, train_stage
 
@@ -171,6 +172,7 @@ def _fit(job: StageJob) -> None:
             name=f"{job.config.name}-{job.kind}",
             storage_path=str(job.config.output / "ray"),
             failure_config=FailureConfig(max_failures=engine.max_failures),
+            callbacks=[RecordFailures(job.folder)],
             worker_runtime_env={"env_vars": environment},
         ),
     ).fit()

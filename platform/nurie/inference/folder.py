@@ -10,6 +10,7 @@ import diffusers
 import torch
 from diffusers import AutoencoderKL, ModelMixin
 from transformers import CLIPVisionModelWithProjection
+from transformers.utils import logging as transformers_logging
 
 from nurie.data.tagger import Tagger
 from nurie.models.background_encoder import BackgroundEncoder
@@ -19,6 +20,9 @@ from nurie.models.foreground_encoder import ForegroundAdapter
 from nurie.models.reference_projection import ReferenceProjection
 from nurie.models.sketch_encoder import SketchEncoder
 from nurie.models.unet import ColorizationUNet
+
+# A bar per component says nothing; commands show bars of their own.
+transformers_logging.disable_progress_bar()
 
 if TYPE_CHECKING:
     from nurie.inference.pipeline import ColorizationPipeline
@@ -59,7 +63,7 @@ def load_pipeline_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     if not index_file.is_file():
         raise FileNotFoundError(f"{index_file}: missing, so {folder} is no model folder")
     index = json.loads(index_file.read_text())
-    parts = load_frozen_parts(folder, use_tagger=index["use_tagger"])
+    parts = load_frozen_parts(folder, use_tagger=index["tagger"])
     for name, kind in {**REQUIRED, **OPTIONAL}.items():
         if (folder / name).is_dir():
             parts[name] = _load(kind, folder / name)
@@ -93,8 +97,10 @@ def save_pipeline_parts(
             save_part(part, folder / name, dtype)
     if LORA_NAME in getattr(pipeline.unet, "peft_config", {}):
         save_lora(pipeline.unet, LORA_NAME, folder / LORA_FOLDER, dtype)
-    pipeline.vae.save_pretrained(folder / "vae")
-    pipeline.image_encoder.save_pretrained(folder / "image_encoder")
+    save_part(pipeline.vae, folder / "vae", dtype)
+    encoder = pipeline.image_encoder
+    weights = {name: tensor.to(dtype) for name, tensor in encoder.state_dict().items()}
+    encoder.save_pretrained(folder / "image_encoder", state_dict=weights)
     pipeline.scheduler.save_pretrained(folder / "scheduler")
     if pipeline.tagger is not None:
         pipeline.tagger.save(folder / "tagger")

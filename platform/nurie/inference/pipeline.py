@@ -84,7 +84,7 @@ class ColorizationPipeline(DiffusionPipeline):
         image_encoder: CLIPVisionModelWithProjection,
         vae: AutoencoderKL,
         scheduler: SchedulerMixin,
-        tagger: Tagger | None,
+        tagger: Tagger | None = None,
         foreground_adapter: ForegroundAdapter | None = None,
         background_encoder: BackgroundEncoder | None = None,
         default_size: int = 1024,
@@ -100,8 +100,8 @@ class ColorizationPipeline(DiffusionPipeline):
             foreground_adapter=foreground_adapter,
             background_encoder=background_encoder,
         )
-        self.register_to_config(default_size=default_size, use_tagger=tagger is not None)
-        # ONNX Runtime's session is no torch module, so diffusers does not manage it.
+        # ONNX Runtime's session is no torch module, so diffusers only notes whether there is one.
+        self.register_to_config(default_size=default_size, tagger=tagger is not None)
         self.tagger = tagger
         self._interrupt = False
 

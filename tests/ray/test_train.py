@@ -1,0 +1,167 @@
+"""The stage chain with every real component: Ray Train, DeepSpeed, Ray Data, MLflow; and faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tests.tiny import tiny_components, tiny_config
+
+from nurie.checkpoints.manifest import CheckpointError, verify_manifest
+from nurie.config.data import CharactersSource, DataConfig, ReadConfig
+from nurie.config.train import (
+    BackboneStage,
+    BackgroundStage,
+    EngineConfig,
+    ForegroundStage,
+    GramConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+from nurie.inference.pipeline import ColorizationPipeline
+from nurie.tracking.mlflow_tracker import connect
+from nurie_pipelines.data.build import build_dataset
+from nurie_pipelines.train.run import train
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def prepared(ray_session, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny components and a small data set."""
+    folder = tmp_path_factory.mktemp("train")
+    tiny_components(folder / "components")
+    build_dataset(
+        DataConfig(
+            name="t",
+            source=CharactersSource(palettes_per_character=2, max_characters=12),
+            output=folder / "shards",
+            image_size=64,
+            vae=folder / "components" / "vae",
+        )
+    )
+    return folder
+
+
+def run_config(folder: Path, name: str, steps: tuple[int, ...], **changes) -> TrainConfig:
+    kinds = (BackboneStage, ForegroundStage, BackgroundStage)
+    stages = [kind(steps=s, batch_size=4) for kind, s in zip(kinds, steps, strict=False)]
+    stages[0] = stages[0].model_copy(
+        update={"gram": GramConfig(start_fraction=0.5), "ema_decay": 0.9}
+    )
+    settings = {
+        "name": name,
+        "model": tiny_config(),
+        "components": folder / "components",
+        "data": ReadConfig(shards=folder / "shards"),
+        "stages": tuple(stages),
+        "engine": EngineConfig(num_workers=2),
+        "tracking": TrackingConfig(uri=f"sqlite:///{folder}/{name}.db", log_every=1),
+        "output": folder / name,
+        "checkpoint_every": 2,
+        "sample_every": 100,
+    }
+    return TrainConfig(**(settings | changes))
+
+
+def test_chain_of_stages(prepared: Path) -> None:
+    config = run_config(prepared, "chain", (4, 2, 2))
+    model = train(config)
+    verify_manifest(model)
+    pipeline = ColorizationPipeline.from_pretrained(model)
+    assert pipeline.foreground_adapter is not None and pipeline.background_encoder is not None
+    image = Image.new("RGB", (64, 64), "white")
+    result = pipeline(image, Image.new("RGB", (64, 64), "red"), num_inference_steps=2, seed=0)
+    assert result.images[0].size == (64, 64)
+    client = connect(config.tracking.uri)
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    by_name = {run.info.run_name: run for run in runs}
+    assert {"chain", "chain/backbone", "chain/foreground", "chain/background"} <= set(by_name)
+    assert all(run.info.status == "FINISHED" for run in runs)
+    parent = by_name["chain"].info.run_id
+    backbone = by_name["chain/backbone"]
+    assert backbone.data.tags["mlflow.parentRunId"] == parent
+    history = client.get_metric_history(backbone.info.run_id, "loss/diffusion")
+    assert [point.step for point in history] == [1, 2, 3, 4]
+    gram = client.get_metric_history(backbone.info.run_id, "loss/gram_block_4")
+    assert [point.step for point in gram] == [3, 4]
+    assert client.list_artifacts(backbone.info.run_id, "samples")
+    assert client.get_model_version_by_alias("nurie", "champion").run_id == parent
+    # The same command again finds everything done.
+    assert train(config) == model
+
+
+def test_a_changed_run_is_refused(prepared: Path) -> None:
+    config = run_config(prepared, "refused", (2,))
+    (prepared / "refused").mkdir()
+    other = config.model_dump(mode="json") | {"seed": 99}
+    (prepared / "refused" / "resolved.yaml").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match="seed"):
+        train(config)
+
+
+def train_worker() -> psutil.Process | None:
+    """A Ray Train worker that this test session has started."""
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                return process
+        except psutil.Error:
+            continue
+    return None
+
+
+def kill_after(checkpoint: Path, killed: list[int]) -> None:
+    """Ends a training worker as soon as a checkpoint is there."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        worker = train_worker()
+        if checkpoint.exists() and worker is not None:
+            os.kill(worker.pid, signal.SIGKILL)
+            killed.append(worker.pid)
+            return
+        time.sleep(0.05)
+
+
+def test_a_killed_worker_changes_nothing(prepared: Path) -> None:
+    straight = train(run_config(prepared, "straight", (12,)))
+    config = run_config(prepared, "killed", (12,))
+    killed: list[int] = []
+    checkpoint = config.output / "backbone" / "checkpoints" / "step-000002"
+    thread = threading.Thread(target=kill_after, args=(checkpoint, killed))
+    thread.start()
+    model = train(config)
+    thread.join()
+    assert killed
+    for part in ("unet", "sketch_encoder", "reference_projection"):
+        name = f"{part}/diffusion_pytorch_model.safetensors"
+        expected, got = load_file(straight / name), load_file(model / name)
+        assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_a_damaged_checkpoint_is_passed_over(prepared: Path) -> None:
+    config = run_config(prepared, "damaged", (4,))
+    train(config)
+    checkpoints = config.output / "backbone" / "checkpoints"
+    assert sorted(f.name for f in checkpoints.iterdir()) == ["step-000002", "step-000004"]
+    with (checkpoints / "step-000004" / "trained.safetensors").open("r+b") as file:
+        file.seek(2000)
+        file.write(b"damage")
+    with pytest.raises(CheckpointError, match=r"trained\.safetensors"):
+        verify_manifest(checkpoints / "step-000004", allow_pickles=True)
+    from nurie_pipelines.train.worker import StageJob
+
+    said: list[str] = []
+    job = StageJob(config, 0, None, config.output / "backbone")
+    newest = job.checkpoints(said.append).newest()
+    assert newest is not None and newest[1].step == 2
+    assert "step-000004" in said[0]

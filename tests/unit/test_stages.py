@@ -1,0 +1,142 @@
+"""Training stages: what they train, what they leave alone, and their schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from nurie.config.train import (
+    BackboneStage,
+    BackgroundStage,
+    ForegroundStage,
+    GramConfig,
+    StageBase,
+)
+from nurie.models.autoencoder import build_vae, encode_latents
+from nurie.training.batch import TrainBatch, make_batch
+from nurie.training.draws import draw_step, step_generator
+from nurie.training.stages import TrainingStage, build_stage
+
+from tests.tiny import normal, tiny_config, tiny_model
+
+BATCH = 4
+
+
+def columns(kind: str) -> Mapping[str, torch.Tensor]:
+    reference = tiny_config().reference
+    generator = torch.Generator().manual_seed(5)
+
+    def pixels(*shape: int) -> torch.Tensor:
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+    patches = (reference.image_size // reference.patch_size) ** 2 + 1
+    tokens = {
+        "image_tokens": normal(BATCH, patches, reference.image_token_dim, seed=1),
+        "tagger_tokens": normal(BATCH, reference.num_tokens, reference.tagger_token_dim, seed=2),
+    }
+    if kind == "backbone":
+        tokens |= {f"mismatched_{name}": value.flip(0) for name, value in tokens.items()}
+        extra = {}
+    else:
+        extra = {
+            "image": pixels(BATCH, 64, 64, 3),
+            "reference_image": pixels(BATCH, 64, 64, 3),
+            "reference_mask": pixels(BATCH, 64, 64),
+        }
+    return {
+        "latents": normal(BATCH, 4, 8, 8, seed=3).half(),
+        "sketch": pixels(BATCH, 64, 64),
+        "foreground_mask": pixels(BATCH, 64, 64),
+        "original_area": torch.full((BATCH,), 4096.0),
+        "aesthetic_score": torch.full((BATCH,), 7.0),
+        **tokens,
+        **extra,
+    }
+
+
+def stage_and_batch(settings: StageBase) -> tuple[TrainingStage, TrainBatch]:
+    torch.manual_seed(0)
+    vae = build_vae(tiny_config().vae)
+    stage = build_stage(tiny_model(), settings, lambda pixels: encode_latents(vae, pixels))
+    kind = settings.kind  # type: ignore[attr-defined]
+    return stage, make_batch(columns(kind), tiny_config().unet.added_embedding_dim)
+
+
+BACKBONE_PARTS = {"unet", "sketch_encoder", "reference_projection"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (BackboneStage(steps=10), BACKBONE_PARTS),
+        (ForegroundStage(steps=10), {"foreground_adapter"}),
+        (BackgroundStage(steps=10), {"background_encoder", "lora"}),
+    ],
+)
+def test_a_stage_trains_exactly_its_parts(settings: StageBase, expected: set[str]) -> None:
+    stage, batch = stage_and_batch(settings)
+
+    def part(name: str) -> str:
+        return "lora" if ".lora_" in name else name.split(".")[0]
+
+    trained = dict(stage.trained_parameters())
+    assert {part(name) for name in trained} == expected
+    everything = {n for n, _ in stage.model.named_parameters() if part(n) in expected}
+    assert set(trained) == everything
+    before = {n: p.clone() for n, p in stage.model.named_parameters()}
+    optimizer = torch.optim.SGD(trained.values(), lr=0.1)
+    stage(batch, 9, step_generator(0, "test", 0, 0)).total.backward()
+    optimizer.step()
+    changed = {n for n, p in stage.model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed <= set(trained)
+    assert {part(name) for name in changed} == expected
+
+
+def test_gram_loss_starts_with_its_step() -> None:
+    settings = BackboneStage(steps=9, gram=GramConfig(start_fraction=1 / 3))
+    stage, batch = stage_and_batch(settings)
+    names = [f"loss/gram_block_{b}" for b in tiny_config().gram_block_ids]
+    early = stage(batch, 2, step_generator(0, "backbone", 2, 0))
+    late = stage(batch, 3, step_generator(0, "backbone", 2, 0))
+    assert not set(names) & set(early.parts)
+    assert all(late.parts[name] > 0 for name in names)
+    # Same draws: the aligned branch's loss does not depend on the misaligned branch.
+    torch.testing.assert_close(late.parts["loss/diffusion"], early.parts["loss/diffusion"])
+    gram = sum(late.parts[name] for name in names)
+    torch.testing.assert_close(late.total.detach(), late.parts["loss/diffusion"] + gram)
+
+
+def test_dropping_every_reference_makes_both_branches_equal() -> None:
+    settings = BackboneStage(
+        steps=1, conditioning_dropout_prob=1.0, gram=GramConfig(start_fraction=0)
+    )
+    stage, batch = stage_and_batch(settings)
+    parts = stage(batch, 0, step_generator(0, "backbone", 0, 0)).parts
+    assert parts["dropped_references"] == 1
+    for block in tiny_config().gram_block_ids:
+        assert parts[f"loss/gram_block_{block}"] == pytest.approx(0, abs=1e-9)
+
+
+def test_draws_repeat_for_the_same_step_only() -> None:
+    schedule = torch.linspace(0.999, 0.01, 1000)
+    latents = normal(BATCH, 4, 8, 8)
+
+    def noise(step: int, rank: int) -> torch.Tensor:
+        generator = step_generator(7, "backbone", step, rank)
+        return draw_step(latents, schedule, BackboneStage(steps=1), generator).noisy_latents
+
+    assert torch.equal(noise(3, 0), noise(3, 0))
+    assert not torch.equal(noise(3, 0), noise(4, 0))
+    assert not torch.equal(noise(3, 0), noise(3, 1))
+
+
+def test_dropout_rates() -> None:
+    schedule = torch.linspace(0.999, 0.01, 1000)
+    generator = torch.Generator().manual_seed(0)
+    draws = draw_step(normal(4000, 1, 1, 1), schedule, BackboneStage(steps=1), generator)
+    assert draws.keep_reference.mean().item() == pytest.approx(0.8, abs=0.03)
+    for keep in draws.keep_sketch:
+        assert keep.mean().item() == pytest.approx(0.9, abs=0.03)
+    together = (draws.keep_sketch[0] * draws.keep_sketch[1]).mean().item()
+    assert together == pytest.approx(0.81, abs=0.03)
