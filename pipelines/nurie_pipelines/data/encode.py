@@ -24,6 +24,7 @@ class FrozenEncoders:
 
     def __init__(self, components: Path, use_tagger: bool, stage_kind: StageKind) -> None:
         import torch
+
         from nurie.models.reference_encoder import ReferenceEncoder
 
         torch.set_num_threads(1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from nurie.data.characters import ROLES, load_characters
 from nurie.data.manifest import QuarantinedFile, file_sha256
 from nurie.data.plan import plan_characters
 from nurie_pipelines.data.folder import check_files, find_pictures, plan_folder
+
+_DECODER_PARTS = ("decoder.", "post_quant_conv.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +63,9 @@ def plan_source(config: DataConfig) -> SourcePlan:
 
 
 def vae_digest(folder: Path) -> str:
-    """Return one digest over an autoencoder's configuration and weights.
+    """Return one digest over what the latents depend on: configuration and encoder weights.
+
+    A decoder that is trained further leaves the data set as it is.
 
     Raises:
         FileNotFoundError: If the folder holds no autoencoder.
@@ -69,7 +75,25 @@ def vae_digest(folder: Path) -> str:
             f"vae: {folder} has no config.json; make it with 'nurie train' (kind train-vae) or "
             "leave 'vae' out, then pictures are encoded while training"
         )
-    return _digest_of(folder, "*.json", "*.safetensors")
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        for name, data in _tensors(file):
+            if not name.startswith(_DECODER_PARTS):
+                digest.update(name.encode() + b"\0" + data)
+    return digest.hexdigest()
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield name and bytes of the tensors of a safetensors file, without importing torch.
+
+    The format: length of the header (8 bytes), the header in JSON, the tensors' bytes.
+    """
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    for name in sorted(header.keys() - {"__metadata__"}):
+        first, end = header[name]["data_offsets"]
+        yield name, content[start + first : start + end]
 
 
 def _digest_of(folder: Path, *patterns: str) -> str:
