@@ -10,7 +10,7 @@ from ray import serve
 from ray.serve import Application
 
 from nurie.config.serve import ServeConfig
-from nurie_serve.colorizer import Colorizer
+from nurie_serve.colorizer import Colorizer, ModelLoader, load_model
 from nurie_serve.errors import RETRY_AFTER_S
 from nurie_serve.ingress import Ingress
 
@@ -20,7 +20,7 @@ DRAIN_TIMEOUT_S = 30.0
 
 
 def build(args: ServeConfig | Mapping[str, Any]) -> Application:
-    """Bind the ingress to the colorizer.
+    """Build the application; Ray Serve's ``import_path`` is ``nurie_serve.app:build``.
 
     Args:
         args: The settings, or (``args:`` of a Serve config file) the fields of ``ServeConfig``.
@@ -28,9 +28,18 @@ def build(args: ServeConfig | Mapping[str, Any]) -> Application:
     Raises:
         pydantic.ValidationError: For an unknown field or a value out of range.
     """
-    config = args if isinstance(args, ServeConfig) else ServeConfig(**args)
+    return bind(args if isinstance(args, ServeConfig) else ServeConfig(**args))
+
+
+def bind(config: ServeConfig, load: ModelLoader = load_model) -> Application:
+    """Bind the ingress to the colorizer.
+
+    Args:
+        config: The settings.
+        load: How a replica gets its model.
+    """
     config = _with_absolute_paths(config)
-    return _ingress(config).bind(config, _colorizer(config).bind(config))
+    return _ingress(config).bind(config, _colorizer(config).bind(config, load))
 
 
 def _ingress(config: ServeConfig) -> serve.Deployment:

@@ -40,6 +40,7 @@ class Ticket:
 
 
 Outcome = ColorizeResult | Exception
+ModelLoader = Callable[[ServeConfig], tuple[Any, ModelInfo]]
 
 
 def load_model(config: ServeConfig) -> tuple[Any, ModelInfo]:
@@ -75,11 +76,7 @@ class Colorizer:
         load: Returns the pipeline and its description.
     """
 
-    def __init__(
-        self,
-        config: ServeConfig,
-        load: Callable[[ServeConfig], tuple[Any, ModelInfo]] = load_model,
-    ) -> None:
+    def __init__(self, config: ServeConfig, load: ModelLoader = load_model) -> None:
         self._config = config
         self._executor = ThreadPoolExecutor(1, "denoise")
         self._beat: float | None = None

@@ -11,6 +11,7 @@ from http import HTTPStatus
 import ray
 import requests
 from ray import serve as ray_serve
+from ray.serve import Application
 
 from nurie.config.serve import ServeConfig
 from nurie_serve.app import APP_NAME, build
@@ -19,6 +20,8 @@ _ENVIRONMENT = {
     # A dead proxy is replaced after about 5 seconds instead of 30.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+    # A busy machine may need longer than the default 5 seconds to start one.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 READY_TIMEOUT_S = 30.0
@@ -38,15 +41,21 @@ def serve(config: ServeConfig, blocking: bool = True) -> str:
         ValueError: If the port is taken.
         RuntimeError: If the application does not start; the message holds the replica's error.
     """
-    _connect(config)
-    address = f"http://{config.host}:{config.port}"
-    ray_serve.start(http_options={"host": config.host, "port": config.port})
-    ray_serve.run(build(config), name=APP_NAME, route_prefix="/")
-    _wait_ready(address)
+    address = start(config, build(config))
     print(f"nurie is ready: {address}  (API: {address}/docs)", flush=True)
     if blocking:
         _wait_for_signal()
         stop()
+    return address
+
+
+def start(config: ServeConfig, application: Application) -> str:
+    """Deploy an application, wait until it answers, and return its address."""
+    _connect(config)
+    address = f"http://{config.host}:{config.port}"
+    ray_serve.start(http_options={"host": config.host, "port": config.port})
+    ray_serve.run(application, name=APP_NAME, route_prefix="/")
+    _wait_ready(address)
     return address
 
 

@@ -1,0 +1,181 @@
+"""The real Ray Serve application over loopback: pictures, a flood, a killed replica, deadlines."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+import torch
+from PIL import Image, ImageDraw
+
+from nurie.checkpoints.manifest import write_manifest
+from nurie.config.loader import load_config
+from nurie.config.serve import AutoscalingConfig, LimitsConfig, ServeConfig
+from nurie.data.assets import find_assets
+from nurie.inference.pipeline import ColorizationPipeline
+from nurie.models.colorizer import ColorizationModel
+from nurie_serve import run
+from nurie_serve.app import bind
+
+pytestmark = pytest.mark.serve
+CONFIGS = Path(__file__).parents[2] / "configs"
+STEP_S = 0.2
+DEADLINE_S = 12.0
+TOO_MANY_STEPS = 100
+
+
+def make_loader() -> Callable:
+    """The real loader, with slower steps and the replica's process id as the model's name.
+
+    Defined inside a function so that the replica gets it by value.
+    """
+
+    def load(config: ServeConfig):
+        import os
+        import time
+        from dataclasses import replace
+
+        from nurie_serve.colorizer import load_model
+
+        pipeline, info = load_model(config)
+
+        def slow(callback_on_step_end=None, **inputs):
+            def on_step_end(*args):
+                time.sleep(STEP_S)
+                return callback_on_step_end(*args)
+
+            return pipeline(
+                **inputs, callback_on_step_end=on_step_end if callback_on_step_end else None
+            )
+
+        return slow, replace(info, name=str(os.getpid()))
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in architecture with random weights, as a published folder."""
+    config = load_config(CONFIGS / "model" / "nano.yaml")
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    pipeline = ColorizationPipeline.from_model(ColorizationModel(config), find_assets("nano"))
+    pipeline.save_pretrained(folder)
+    write_manifest(folder)
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def address(ray_session: object, model_folder: Path) -> Iterator[str]:
+    config = ServeConfig(
+        model=str(model_folder),
+        port=free_port(),
+        autoscaling=AutoscalingConfig(min_replicas=1, max_replicas=1),
+        max_batch_size=1,
+        max_ongoing_requests=1,
+        max_queued_requests=2,
+        limits=LimitsConfig(deadline_s=DEADLINE_S, max_body_bytes=1_000_000),
+    )
+    yield run.start(config, bind(config, make_loader()))
+    run.stop()
+
+
+@pytest.fixture
+def files() -> dict[str, bytes]:
+    sketch = Image.new("RGB", (96, 64), "white")
+    ImageDraw.Draw(sketch).ellipse((8, 8, 88, 56), outline="black", width=2)
+    buffer = io.BytesIO()
+    sketch.save(buffer, "PNG")
+    return {"sketch": buffer.getvalue(), "reference": buffer.getvalue()}
+
+
+def colorize(address: str, files: dict, headers: dict | None = None, **data) -> requests.Response:
+    url = f"{address}/v1/colorize"
+    return requests.post(url, files=files, data=data, headers=headers, timeout=60)
+
+
+def test_colours_over_http(address: str, files: dict) -> None:
+    first, again, other = (
+        colorize(address, files, seed=seed, num_inference_steps=2) for seed in (77, 77, 78)
+    )
+    assert (first.status_code, first.headers["x-seed"]) == (200, "77")
+    image = Image.open(io.BytesIO(first.content))
+    assert (image.mode, image.size) == ("RGB", (160, 96))
+    assert first.content == again.content
+    assert first.content != other.content
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v1/models"]
+)
+def test_other_endpoints(address: str, path: str) -> None:
+    assert requests.get(address + path, timeout=30).status_code == 200
+
+
+def test_problem_and_body_limit(address: str, files: dict) -> None:
+    response = colorize(address, {"sketch": files["sketch"]})
+    assert (response.status_code, response.json()["field"]) == (422, "reference")
+    response = colorize(address, {**files, "mask": b"\0" * 2_000_000})
+    assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
+
+
+def test_flood_is_refused_with_retry_after(address: str, files: dict) -> None:
+    with ThreadPoolExecutor(12) as pool:
+        calls = [pool.submit(colorize, address, files, num_inference_steps=2) for _ in range(12)]
+        responses = [call.result() for call in calls]
+    assert {response.status_code for response in responses} == {200, 429}
+    assert all("retry-after" in r.headers for r in responses if r.status_code == 429)
+    assert colorize(address, files, num_inference_steps=1).status_code == 200
+
+
+def test_client_header_does_not_lift_the_deadline(address: str, files: dict) -> None:
+    headers = {"x-request-timeout-seconds": "0", "x-request-disconnect-disabled": "?1"}
+    response = colorize(address, files, headers, num_inference_steps=TOO_MANY_STEPS)
+    assert (response.status_code, response.json()["code"]) == (503, "deadline_exceeded")
+    assert "retry-after" in response.headers
+    assert colorize(address, files, num_inference_steps=1).status_code == 200
+
+
+def test_visitor_who_leaves_frees_the_replica(address: str, files: dict) -> None:
+    with pytest.raises(requests.ReadTimeout):
+        requests.post(
+            f"{address}/v1/colorize",
+            files=files,
+            data={"num_inference_steps": TOO_MANY_STEPS},
+            timeout=1,
+        )
+    # Behind a picture that nobody waits for, this one would miss its deadline.
+    assert colorize(address, files, num_inference_steps=1).status_code == 200
+
+
+def test_killed_replica_answers_again(address: str, files: dict) -> None:
+    pid = int(requests.get(f"{address}/v1/models", timeout=30).json()["models"][0]["name"])
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(colorize, address, files, num_inference_steps=30, seed=5)
+        time.sleep(2)
+        os.kill(pid, signal.SIGKILL)
+        response = running.result()
+    assert response.status_code in (200, 503)
+    if response.status_code == 503:
+        assert "retry-after" in response.headers
+    for _ in range(120):
+        response = colorize(address, files, num_inference_steps=1, seed=6)
+        if response.status_code == 200:
+            break
+        time.sleep(0.5)
+    assert response.headers["x-seed"] == "6"
+    assert response.headers["x-model"].split()[0] != str(pid)
