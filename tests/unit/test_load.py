@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from nurie.config.data import CharactersSource, DataConfig, ReadConfig, ReferenceAugmentation
+from nurie.config.train import BackboneStage, BackgroundStage, ForegroundStage
 from nurie.data.assets import find_assets
 from nurie.data.augment import augment_reference
 from nurie.data.characters import load_characters
@@ -60,7 +62,7 @@ def load(shards: Path, batches: int, start: int = 0, rank: int = 0, workers: int
     rows = BATCH // workers
     settings = {
         "read": ReadConfig(shards=shards, **changes.pop("read", {})),
-        "stage_kind": "backbone",
+        "stage": BackboneStage(steps=1),
         "seed": 11,
         "batch_size": BATCH,
         "rows_per_batch": rows,
@@ -145,7 +147,7 @@ def test_aligned_reference_is_the_own_picture_or_a_relative(shards, by_id, proba
         max_rotation=0, max_shift=0, min_scale=1, erase_probability=0, flip_probability=0
     )
     read = {"same_palette_probability": probability, "augmentation": still}
-    rows = load(shards, 6, read=read, stage_kind="foreground")
+    rows = load(shards, 6, read=read, stage=ForegroundStage(steps=1))
     for place, sample_id in enumerate(rows["sample_id"]):
         stored = by_id[sample_id]
         allowed = stored["same_palette_ids"] if probability else [sample_id]
@@ -168,5 +170,31 @@ def test_columns_follow_the_stage(shards):
     common = {"position", "sample_id", "sketch", "foreground_mask", "original_area"}
     common |= {"aesthetic_score", "reference_image", "image"}
     assert set(load(shards, 1)) == common | {"mismatched_image"}
-    assert set(load(shards, 1, stage_kind="foreground")) == common | {"reference_mask"}
-    assert set(load(shards, 1, stage_kind="background")) == common | {"reference_mask"}
+    assert set(load(shards, 1, stage=ForegroundStage(steps=1))) == common | {"reference_mask"}
+    background = load(shards, 1, stage=BackgroundStage(steps=1))
+    assert set(background) == common | {"reference_mask", "background_image"}
+
+
+def test_background_rows_are_bleached_inpainted_and_disturbed(shards, by_id):
+    def rows(**probabilities: float):
+        none = {"bleach": 0, "inpaint": 0, "mask_noise": 0}
+        named = {f"{k}_probability": v for k, v in (none | probabilities).items()}
+        return load(shards, 2, stage=BackgroundStage(steps=1, **named))
+
+    plain = rows()
+    assert np.array_equal(plain["background_image"], plain["reference_image"])
+    bleached = rows(bleach=1)
+    outside = bleached["foreground_mask"] == 0
+    assert (bleached["image"][outside] >= 235).all()
+    assert (bleached["sketch"][outside] == 255).all()
+    assert not (plain["image"][outside] >= 235).all()
+    inpainted = rows(inpaint=1)
+    for place, sample_id in enumerate(inpainted["sample_id"]):
+        other = by_id[by_id[sample_id]["mismatched_ids"][0]]
+        mask = decode_png(other["mask"], 1)
+        assert np.array_equal(inpainted["reference_mask"][place], mask)
+        far = cv2.dilate(mask, np.ones((9, 9), np.uint8)) == 0
+        own = decode_png(by_id[sample_id]["image"], 3)
+        assert np.array_equal(inpainted["background_image"][place][far], own[far])
+    disturbed = rows(mask_noise=1)
+    assert not np.array_equal(disturbed["reference_mask"], plain["reference_mask"])

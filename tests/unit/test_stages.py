@@ -42,6 +42,7 @@ def columns(kind: str) -> Mapping[str, torch.Tensor]:
         extra = {
             "image": pixels(BATCH, 64, 64, 3),
             "reference_image": pixels(BATCH, 64, 64, 3),
+            "background_image": pixels(BATCH, 64, 64, 3),
             "reference_mask": pixels(BATCH, 64, 64),
         }
     return {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from nurie.config.train import BackgroundStage, ForegroundStage, Stage
 from nurie_pipelines.data.latents import LatentEncoder
-from nurie_pipelines.data.load import StageKind
 
 REFERENCES = {"reference_image": "", "mismatched_image": "mismatched_"}
 """Picture columns and the prefix of their token columns."""
@@ -19,10 +19,10 @@ class FrozenEncoders:
     Args:
         components: Model folder with ``image_encoder``, ``tagger`` and ``vae``.
         use_tagger: False gives zeros as tagger tokens.
-        stage_kind: Decides which pictures the trainer still needs after they are encoded.
+        stage: Decides which pictures the trainer still needs after they are encoded.
     """
 
-    def __init__(self, components: Path, use_tagger: bool, stage_kind: StageKind) -> None:
+    def __init__(self, components: Path, use_tagger: bool, stage: Stage) -> None:
         import torch
 
         from nurie.models.reference_encoder import ReferenceEncoder
@@ -31,9 +31,12 @@ class FrozenEncoders:
         self._references = ReferenceEncoder.from_folder(components, use_tagger=use_tagger)
         self._components = components
         self._latents: LatentEncoder | None = None
-        kept = {"backbone": (), "foreground": ("reference_image",)}
-        pictures = {*REFERENCES, "image"}
-        self._dropped = pictures - set(kept.get(stage_kind, ("reference_image", "image")))
+        kept: set[str] = set()
+        if isinstance(stage, ForegroundStage):
+            kept = {"reference_image"}
+        elif isinstance(stage, BackgroundStage):
+            kept = {"image"}
+        self._dropped = {*REFERENCES, "image"} - kept
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Add tokens and missing latents, drop the pictures that the stage does not use."""

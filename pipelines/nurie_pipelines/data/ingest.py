@@ -15,10 +15,12 @@ import ray
 from ray.data import Dataset, ExecutionOptions
 from ray.train import DataConfig
 
-from nurie.config.data import ReadConfig
+from nurie.config.data import CharactersSource, ReadConfig
 from nurie.config.model import ModelConfig
+from nurie.config.train import Stage
+from nurie.data.manifest import read_manifest
 from nurie_pipelines.data.encode import FrozenEncoders
-from nurie_pipelines.data.load import Loader, StageKind, load_chunk
+from nurie_pipelines.data.load import Loader, load_chunk
 
 ROWS_PER_CHUNK = 32
 """Rows that one loading task makes at least; tasks of single batches cost more than their work."""
@@ -32,7 +34,7 @@ def training_datasets(
     read: ReadConfig,
     model: ModelConfig,
     components: Path,
-    stage_kind: StageKind,
+    stage: Stage,
     batch_size: int,
     num_batches: int,
     start_batch: int,
@@ -45,7 +47,7 @@ def training_datasets(
         read: The shards and how they are read.
         model: The preset, for the reference encoders.
         components: Model folder with ``image_encoder`` and ``tagger``.
-        stage_kind: ``backbone``, ``foreground`` or ``background``; decides the columns.
+        stage: The stage's settings; its kind decides the columns.
         batch_size: Rows of a global batch, over all workers.
         num_batches: Batches still to come.
         start_batch: First batch; that many are skipped without being read.
@@ -60,7 +62,7 @@ def training_datasets(
             read,
             model,
             components,
-            stage_kind,
+            stage,
             batch_size,
             num_batches,
             start_batch,
@@ -76,7 +78,7 @@ def training_dataset(
     read: ReadConfig,
     model: ModelConfig,
     components: Path,
-    stage_kind: StageKind,
+    stage: Stage,
     batch_size: int,
     num_batches: int,
     start_batch: int,
@@ -91,9 +93,10 @@ def training_dataset(
     when the shards hold none), ``sketch`` uint8 [H, W] (255 = paper),
     ``foreground_mask`` uint8 [H, W], ``original_area`` and ``aesthetic_score`` float32,
     ``image_tokens`` float16 [1+N, D] and ``tagger_tokens`` float16 [N, T] of the aligned reference.
-    Stage ``backbone`` adds ``mismatched_image_tokens`` and ``mismatched_tagger_tokens``; the others
-    add ``reference_image`` uint8 [H, W, 3] and ``reference_mask`` uint8 [H, W]; ``background`` also
-    ``image``, the picture itself.
+    Stage ``backbone`` adds ``mismatched_image_tokens`` and ``mismatched_tagger_tokens``;
+    ``foreground`` adds ``reference_image`` uint8 [H, W, 3] and ``reference_mask`` uint8 [H, W];
+    ``background`` adds ``image``, the picture itself, ``background_image`` and the latter's
+    ``reference_mask``.
     """
     if batch_size % num_workers:
         raise ValueError(f"batch_size {batch_size} must be a multiple of num_workers {num_workers}")
@@ -102,12 +105,18 @@ def training_dataset(
             f"num_batches must be at least 1 and start_batch not negative, got {num_batches} and "
             f"{start_batch}"
         )
+    recoloured = isinstance(read_manifest(read.shards).config.source, CharactersSource)
+    if read.same_palette_probability > 0 and not recoloured:
+        raise ValueError(
+            f"same_palette_probability is {read.same_palette_probability}, but {read.shards} holds "
+            "no pictures that share a palette by construction; set it to 0"
+        )
     rows_per_batch = batch_size // num_workers
     batches_per_chunk = max(1, ROWS_PER_CHUNK // rows_per_batch)
     chunks = -(-num_batches // batches_per_chunk)
     loader = Loader(
         read=read,
-        stage_kind=stage_kind,
+        stage=stage,
         seed=seed,
         batch_size=batch_size,
         rows_per_batch=rows_per_batch,
@@ -126,7 +135,7 @@ def training_dataset(
         num_cpus=0.25,
     ).map_batches(
         FrozenEncoders,
-        fn_constructor_args=(components, model.reference.use_tagger, stage_kind),
+        fn_constructor_args=(components, model.reference.use_tagger, stage),
         batch_size=rows_per_batch,
         compute=ray.data.ActorPoolStrategy(size=max(1, read.num_encoder_actors // num_workers)),
         num_cpus=0.25,

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import cv2
 import numpy as np
 
 from nurie.config.data import ReadConfig
+from nurie.config.train import BackboneStage, BackgroundStage, Stage
 from nurie.data.augment import draw_augmentation
+from nurie.data.background import NEAR_WHITE, bleach, composite, disturb_mask
 from nurie.data.png import decode_png
 from nurie.data.schedule import SampleSchedule
 from nurie.data.schema import Row
 from nurie.data.shards import ShardReader
 
-StageKind = Literal["backbone", "foreground", "background"]
 BLEND_PROBABILITY = 0.3
 """Share of sketches that mix two line styles at a random ratio (method section 8)."""
 _SAMPLE_COLUMNS = (
@@ -38,7 +38,7 @@ class Loader:
 
     Attributes:
         read: The shards and how they are read.
-        stage_kind: Decides the columns.
+        stage: Decides the columns, and what happens to the background stage's pictures.
         seed: Seed of order, sketches and augmentation.
         batch_size: Rows of a global batch.
         rows_per_batch: Rows of it that this worker gets.
@@ -49,7 +49,7 @@ class Loader:
     """
 
     read: ReadConfig
-    stage_kind: StageKind
+    stage: Stage
     seed: int
     batch_size: int
     rows_per_batch: int
@@ -97,7 +97,7 @@ class _TrainingRows:
         row = {
             "position": np.int64(position),
             "sample_id": sample["sample_id"],
-            **self._target(sample, loader.stage_kind),
+            **self._target(sample, loader.stage),
             "sketch": _sketch(sample["sketches"], _rng(loader.seed, position, 0)),
             "foreground_mask": mask,
             "original_area": np.float32(sample["original_area"]),
@@ -105,20 +105,26 @@ class _TrainingRows:
         }
         rng = _rng(loader.seed, position, 1)
         row["reference_image"], reference_mask = self._aligned(sample, rng, loader.read)
-        if loader.stage_kind == "backbone":
-            ids = sample["mismatched_ids"]
-            row["mismatched_image"] = self._image(ids[epoch % len(ids)])
-        else:
-            row["reference_mask"] = reference_mask
+        ids = sample["mismatched_ids"]
+        other = self.reader.row_of[ids[epoch % len(ids)]]
+        match loader.stage:
+            case BackboneStage():
+                row["mismatched_image"] = self._picture_and_mask(other)[0]
+            case BackgroundStage():
+                row["reference_mask"] = reference_mask
+                rng = _rng(loader.seed, position, 2)
+                row |= background_row(row, self._picture_and_mask(other), loader.stage, rng)
+            case _:
+                row["reference_mask"] = reference_mask
         return row
 
-    def _target(self, sample: Row, stage_kind: StageKind) -> dict[str, np.ndarray]:
+    def _target(self, sample: Row, stage: Stage) -> dict[str, np.ndarray]:
         """Return the stored latents, and the picture where it is needed beside or for them."""
         target = {}
         if self.has_latents:
             latents = np.frombuffer(sample["latents"], np.float16)
             target["latents"] = latents.reshape(sample["latents_shape"])
-        if stage_kind == "background" or not self.has_latents:
+        if isinstance(stage, BackgroundStage) or not self.has_latents:
             target["image"] = decode_png(sample["image"], 3)
         return target
 
@@ -135,9 +141,48 @@ class _TrainingRows:
         augmentation = draw_augmentation(rng, read.augmentation, *mask.shape)
         return augmentation.apply(image), augmentation.apply_to_mask(mask)
 
-    def _image(self, sample_id: str) -> np.ndarray:
-        row = self.reader.read([self.reader.row_of[sample_id]], self.columns)[0]
-        return decode_png(row["image"], 3)
+    def _picture_and_mask(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        row = self.reader.read([index], self.columns)[0]
+        return decode_png(row["image"], 3), decode_png(row["mask"], 1)
+
+
+def background_row(
+    row: Row,
+    other: tuple[np.ndarray, np.ndarray],
+    stage: BackgroundStage,
+    rng: np.random.Generator,
+) -> Row:
+    """Return the columns in which a row of the background stage differs (method section 7).
+
+    Args:
+        row: Picture, sketch, masks and aligned reference.
+        other: The mismatched picture and its mask, whose foreground inpainting puts in.
+        stage: Probabilities.
+        rng: Source of all choices; always advanced by the same number of draws.
+    """
+    bleached, inpainted, disturbed = rng.random(3) < (
+        stage.bleach_probability,
+        stage.inpaint_probability,
+        stage.mask_noise_probability,
+    )
+    grey = int(rng.integers(*NEAR_WHITE))
+    image, mask = row["image"], row["foreground_mask"]
+    background, background_mask = row["reference_image"], row["reference_mask"]
+    if inpainted:
+        # The background stays where it is; the foreground over it is somebody else.
+        background, background_mask = composite(*other, image), other[1]
+    changed: Row = {}
+    if bleached:
+        image = bleach(image, mask, grey)
+        changed["sketch"] = bleach(row["sketch"], mask, 255)
+        background = bleach(background, background_mask, grey)
+    if disturbed:
+        background_mask = disturb_mask(background_mask, rng)
+    return changed | {
+        "image": image,
+        "background_image": background,
+        "reference_mask": background_mask,
+    }
 
 
 def _sketch(sketches: list[bytes], rng: np.random.Generator) -> np.ndarray:

@@ -123,7 +123,7 @@ def _stage_dataset(job: StageJob, rank: int) -> Dataset:
         config.data,
         config.model,
         config.components,
-        job.kind,
+        settings,
         settings.batch_size // micro_batches,
         max(1, (settings.steps - done) * micro_batches),
         done * micro_batches,

@@ -23,8 +23,9 @@ class TrainBatch:
         image_tokens: Of the aligned, then (if there) of the mismatched reference: ``R*B x N x D``.
         tagger_tokens: Likewise.
         image: Picture in [-1, 1], ``B x 3 x H x W``; background stage only.
-        reference_image: Aligned reference in [-1, 1], ``B x 3 x H x W``; adapter stages only.
-        reference_mask: Its foreground in [0, 1], ``B x 1 x H x W``; adapter stages only.
+        reference_image: Aligned reference, likewise; foreground stage only.
+        background_image: Reference of the background, likewise; background stage only.
+        reference_mask: Foreground of either, in [0, 1], ``B x 1 x H x W``.
     """
 
     latents: torch.Tensor
@@ -35,6 +36,7 @@ class TrainBatch:
     tagger_tokens: torch.Tensor
     image: torch.Tensor | None = None
     reference_image: torch.Tensor | None = None
+    background_image: torch.Tensor | None = None
     reference_mask: torch.Tensor | None = None
 
     @property
@@ -79,5 +81,6 @@ def make_batch(columns: Mapping[str, torch.Tensor], added_embedding_dim: int) ->
         tagger_tokens=both("tagger_tokens"),
         image=_picture(columns.get("image")),
         reference_image=_picture(columns.get("reference_image")),
+        background_image=_picture(columns.get("background_image")),
         reference_mask=_mask(columns.get("reference_mask")),
     )

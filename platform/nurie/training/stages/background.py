@@ -50,10 +50,10 @@ class BackgroundTraining(TrainingStage):
     ) -> LossOutput:
         """Diffusion loss; background queries of the up path see the reference's tokens instead."""
         encoder, backbone = self.model.background_encoder, self.model
-        assert encoder is not None and batch.reference_image is not None
+        assert encoder is not None and batch.background_image is not None
         assert batch.reference_mask is not None
         with torch.no_grad():
-            latents = self.encode(batch.reference_image)
+            latents = self.encode(batch.background_image)
             tokens = backbone.reference_projection(batch.image_tokens, batch.tagger_tokens)
             sketch = draws.drop_sketch(backbone.sketch_encoder(batch.sketch))
         crops = torch.tensor([FULL_CROP] * batch.size, device=latents.device)
