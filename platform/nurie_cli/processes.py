@@ -52,6 +52,11 @@ class NurieProcess:
                 env={**os.environ, **_SHOW_PROGRESS},
             )
 
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
     def __enter__(self) -> NurieProcess:
         return self
 
@@ -108,6 +113,23 @@ class NurieProcess:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def unwind_on_signals() -> None:
+    """Let the first Ctrl+C or `kill` unwind the program, which ends its children; ignore others.
+
+    A second signal would cut the cleaning up: impatient users press twice, `timeout` sends two.
+    """
+
+    def unwind(number: int, _: object) -> None:
+        for ignored in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(ignored, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, unwind)
 
 
 def last_line(log: Path) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -151,6 +153,28 @@ def test_a_process_ends_with_its_block(tmp_path):
     ) as process:
         assert process.is_running()
     assert not process.is_running()
+
+
+def test_a_second_signal_does_not_cut_the_cleaning_up(tmp_path):
+    code = (
+        "import time; from pathlib import Path\n"
+        "from nurie_cli.processes import NurieProcess, unwind_on_signals\n"
+        "unwind_on_signals()\n"
+        f"with NurieProcess(['mlflow', '--store', 'sqlite:///m.db'], Path('{tmp_path}/l')) as p:\n"
+        "    print(p.pid, flush=True)\n"
+        "    time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.send_signal(signal.SIGTERM)
+        parent.send_signal(signal.SIGINT)
+        parent.send_signal(signal.SIGTERM)
+        parent.wait(60)
+    assert parent.returncode != 0
+    assert not child.is_running()
 
 
 def test_the_newest_line_of_a_progress_bar(tmp_path):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -55,10 +54,9 @@ def run(args: argparse.Namespace) -> int:
     """Run ``nurie demo``."""
     from rich.console import Console
 
-    from nurie_cli.processes import StepError
+    from nurie_cli.processes import StepError, unwind_on_signals
 
-    # A plain `kill` unwinds like Ctrl+C, so that the children are ended too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    unwind_on_signals()
     console = Console(highlight=False)
     try:
         with ExitStack() as children:
