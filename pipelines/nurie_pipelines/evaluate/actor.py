@@ -22,6 +22,9 @@ class ColorizeAndMeasure:
 
     Args:
         model: Model folder, verified by the driver.
+        reference: What the driver resolved it from; on a node that does not see the driver's disk
+            it is resolved again, from the registry.
+        tracking_uri: The MLflow store, a SQLite path in it absolute.
         shards: Data set folder; its test split is read here, so pictures do not travel.
         num_inference_steps: Denoising steps.
         guidance_scale: Reference guidance.
@@ -31,6 +34,8 @@ class ColorizeAndMeasure:
     def __init__(
         self,
         model: Path,
+        reference: str,
+        tracking_uri: str,
         shards: Path,
         num_inference_steps: int,
         guidance_scale: float,
@@ -38,6 +43,10 @@ class ColorizeAndMeasure:
     ) -> None:
         from nurie.inference.pipeline import ColorizationPipeline
 
+        if not model.is_dir():
+            from nurie.tracking.registry import resolve_model
+
+            model = resolve_model(reference, tracking_uri)
         self.pipeline = ColorizationPipeline.from_pretrained(str(model)).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.settings = {
@@ -61,7 +70,8 @@ class ColorizeAndMeasure:
         ]
         done: dict[int, dict[str, Any]] = {}
         for indices in self._of_one_size(pairs):
-            done.update(self._colour([pairs[i] for i in indices], indices))
+            results = self._colour([pairs[i] for i in indices])
+            done.update(zip(indices, results, strict=True))
         rows = [done[i] for i in range(len(pairs))]
         return batch | {
             name: np.array([row[name] for row in rows], dtype=object)
@@ -78,25 +88,23 @@ class ColorizeAndMeasure:
         for _, group in groupby(by_size, key=sizes.__getitem__):
             yield list(group)
 
-    def _colour(self, pairs: list[EvaluationPair], indices: list[int]) -> dict[int, dict[str, Any]]:
+    def _colour(self, pairs: list[EvaluationPair]) -> list[dict[str, Any]]:
         samples = [self._picture(pair.sample_id, pair.sketch) for pair in pairs]
         references = [self._picture(pair.reference_id) for pair in pairs]
+        height, width = samples[0].sketch.shape
         output = self.pipeline(
             sketch=[Image.fromarray(sample.sketch) for sample in samples],
             reference=[Image.fromarray(reference.image) for reference in references],
             seed=[pair.seed for pair in pairs],
+            height=height,
+            width=width,
             **self.settings,
         )
-        done = {}
-        for index, image, sample, reference in zip(
-            indices, output.images, samples, references, strict=True
-        ):
+        done = []
+        for image, sample, reference in zip(output.images, samples, references, strict=True):
             result = np.asarray(image.convert("RGB"))
-            done[index] = {
-                "result": encode_png(result),
-                "metrics": json.dumps(measure(result, sample, reference)),
-                "style": sample.style,
-            }
+            metrics = json.dumps(measure(result, sample, reference))
+            done.append({"result": encode_png(result), "metrics": metrics, "style": sample.style})
         return done
 
     def _picture(self, sample_id: str, sketch: int = 0) -> Picture:

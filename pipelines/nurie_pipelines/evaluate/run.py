@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nurie.config.evaluate import EvaluateConfig
 from nurie.data.shards import ShardReader
 from nurie.evaluation.pairs import PROTOCOLS, PairPlan, choose_pairs
-from nurie.tracking.mlflow_tracker import MlflowTracker
+from nurie.tracking.mlflow_tracker import MlflowTracker, tracking_uri
 from nurie.tracking.registry import resolve_model
 from nurie.tracking.tracker import TrackingUnavailable
 from nurie_pipelines.cluster import connect
@@ -62,6 +62,8 @@ def _colour(config: EvaluateConfig, model: Path, plan: PairPlan) -> list[Row]:
         ColorizeAndMeasure,
         fn_constructor_kwargs={
             "model": model,
+            "reference": config.model,
+            "tracking_uri": tracking_uri(config.tracking.uri),
             "shards": config.shards,
             "num_inference_steps": config.num_inference_steps,
             "guidance_scale": config.guidance_scale,
