@@ -47,8 +47,7 @@ def _ingress(config: ServeConfig) -> serve.Deployment:
     places = config.max_queued_requests + (
         config.max_ongoing_requests * config.autoscaling.max_replicas
     )
-    return serve.deployment(
-        Ingress,
+    deploy = serve.deployment(
         name="Ingress",
         num_replicas=1,
         max_ongoing_requests=2 * places + 64,
@@ -58,11 +57,11 @@ def _ingress(config: ServeConfig) -> serve.Deployment:
         graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
     )
+    return deploy(Ingress)
 
 
 def _colorizer(config: ServeConfig) -> serve.Deployment:
-    return serve.deployment(
-        Colorizer,
+    deploy = serve.deployment(
         name="Colorizer",
         max_ongoing_requests=config.max_ongoing_requests,
         max_queued_requests=config.max_queued_requests,
@@ -75,6 +74,7 @@ def _colorizer(config: ServeConfig) -> serve.Deployment:
         graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
     )
+    return deploy(Colorizer)
 
 
 def _environment(num_threads: int) -> dict[str, Any]:

@@ -95,35 +95,33 @@ def deadline_exceeded(deadline_s: float) -> Problem:
     )
 
 
+def to_problem(error: Exception) -> Problem:
+    """The problem that answers an exception; of an unexpected one it tells nothing."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, ImageError):
+        status = _IMAGE_STATUS.get(error.code, HTTPStatus.UNPROCESSABLE_ENTITY)
+        return Problem(status, error.code, error.message, error.field)
+    if isinstance(error, ControlError):
+        code = "unknown_field" if error.unknown else "out_of_range"
+        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, code, error.message, error.field)
+    if isinstance(error, HTTPException):
+        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+        return Problem(error.status_code, code, error.detail, headers=error.headers)
+    detail = "the request failed; see the server's log"
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+
+
 def install_handlers(app: FastAPI) -> None:
     """Answer every exception of the application with a problem document."""
 
-    async def problem(_: Request, error: Problem) -> JSONResponse:
-        return error.response()
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        problem = to_problem(error)
+        if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            logger.error(
+                "%s %s: %s", request.method, request.url.path, problem.code, exc_info=error
+            )
+        return problem.response()
 
-    async def image(_: Request, error: ImageError) -> JSONResponse:
-        status = _IMAGE_STATUS.get(error.code, HTTPStatus.UNPROCESSABLE_ENTITY)
-        return Problem(status, error.code, error.message, error.field).response()
-
-    async def control(_: Request, error: ControlError) -> JSONResponse:
-        code = "unknown_field" if error.unknown else "out_of_range"
-        status = HTTPStatus.UNPROCESSABLE_ENTITY
-        return Problem(status, code, error.message, error.field).response()
-
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        return Problem(error.status_code, code, error.detail, headers=error.headers).response()
-
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        logger.exception("%s %s failed", request.method, request.url.path, exc_info=error)
-        detail = "the request failed; see the server's log"
-        return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail).response()
-
-    for kind, handler in (
-        (Problem, problem),
-        (ImageError, image),
-        (ControlError, control),
-        (HTTPException, http),
-        (Exception, unexpected),
-    ):
-        app.add_exception_handler(kind, handler)
+    for kind in (Problem, ImageError, ControlError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer)

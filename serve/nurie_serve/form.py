@@ -55,7 +55,7 @@ def read_controls(form: FormData, controls: tuple[Control, ...]) -> dict[str, An
         if name == PARAMS or name in IMAGE_INPUTS:
             continue
         if name not in known:
-            raise unknown_control(name, {**dict.fromkeys([*IMAGE_INPUTS, PARAMS]), **known})
+            raise unknown_control(name, [*IMAGE_INPUTS, PARAMS, *known])
         if name in values:
             raise _invalid(name, "duplicate_field", "given more than once")
         if not isinstance(value, str):

@@ -82,12 +82,13 @@ def limited_controls(limits: LimitsConfig) -> tuple[Control, ...]:
         "height": limits.max_side,
         "width": limits.max_side,
     }
-    return tuple(
-        replace(control, maximum=min(control.maximum, caps[control.name]))
-        if control.name in caps
-        else control
-        for control in CONTROLS
-    )
+    return tuple(_capped(control, caps.get(control.name)) for control in CONTROLS)
+
+
+def _capped(control: Control, cap: int | None) -> Control:
+    if cap is None or control.maximum is None:
+        return control
+    return replace(control, maximum=min(control.maximum, cap))
 
 
 def options(controls: Iterable[Control], limits: LimitsConfig) -> dict[str, Any]:

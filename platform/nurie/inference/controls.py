@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -235,12 +235,13 @@ def parse_controls(
     }
 
 
-def unknown_control(name: str, known: Mapping[str, Control]) -> ControlError:
+def unknown_control(name: str, known: Iterable[str]) -> ControlError:
     """The error for a name that is no control, with the nearest match and the full list."""
-    close = difflib.get_close_matches(name, known, n=1)
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return ControlError(
         name,
-        f"unknown control; {hint}allowed are {', '.join(known)}",
+        f"unknown control; {hint}allowed are {', '.join(names)}",
         unknown=True,
     )
