@@ -18,6 +18,10 @@ DRIVER_ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # Keeps Ray from emptying CUDA_VISIBLE_DEVICES of CPU tasks, and its warning about that away.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # On a busy machine workers take minutes to start. ray.init() would wait for the first ones, and
+    # for ever if they came after this time (60 s by default).
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_worker_register_timeout_seconds": "300",
 }
 WORKER_ENVIRONMENT = {
     # Two torch threads collapse by 40x and more when another process uses a core.
