@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from nurie.checkpoints.manifest import CheckpointError, manifest_digest, write_manifest
-from nurie.tracking import registry
 from nurie.tracking.mlflow_tracker import MlflowTracker, connect, mlflow_errors
 from nurie.tracking.registry import (
     RegistryError,
@@ -118,12 +119,23 @@ def test_remote_artifacts_are_downloaded_once(
         return shutil.copytree(tmp_path / "elsewhere", Path(dst_path) / "model")
 
     stored.rename(tmp_path / "elsewhere")  # As on a machine without the store's disk.
-    monkeypatch.setattr(registry, "download_artifacts", fetch)
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", fetch)
     found = resolve_model("models:/nurie@champion", uri)
     assert found == tmp_path / "cache" / "models" / manifest_digest(folder)
     assert resolve_model("models:/nurie@champion", uri) == found
     assert len(fetched) == 1
     assert [path.name for path in found.parent.iterdir()] == [found.name]
+
+
+def test_a_plain_folder_needs_no_mlflow(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", "x")
+    code = (
+        "import sys; from nurie.tracking.registry import resolve_model; "
+        "print(resolve_model(sys.argv[1], 'sqlite:///unused.db'), 'mlflow' in sys.modules)"
+    )
+    argv = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(folder), "False"]
 
 
 def test_server_command_is_closed_to_other_hosts(uri: str, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nurie.config.evaluate import EvaluateConfig
 from nurie.data.shards import ShardReader
 from nurie.evaluation.pairs import PROTOCOLS, PairPlan, choose_pairs
-from nurie.tracking.mlflow_tracker import MlflowTracker, tracking_uri
+from nurie.tracking.mlflow_tracker import MlflowTracker
 from nurie.tracking.registry import resolve_model
+from nurie.tracking.store import tracking_uri
 from nurie.tracking.tracker import TrackingUnavailable
 from nurie_pipelines.cluster import connect
 from nurie_pipelines.evaluate.actor import ColorizeAndMeasure

@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Defaults of MLflow retry a dead server for minutes; the outbox does the retrying here.
@@ -27,6 +26,7 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 import nurie
+from nurie.tracking.store import artifact_root, tracking_uri
 from nurie.tracking.tracker import (
     MetricPoint,
     RunStatus,
@@ -35,6 +35,8 @@ from nurie.tracking.tracker import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
 
 _log = logging.getLogger(__name__)
@@ -68,25 +70,6 @@ def mlflow_errors() -> Iterator[None]:
         raise TrackingUnavailable(f"MLflow: {error}") from error
     except (RequestException, SQLAlchemyError, OSError) as error:
         raise TrackingUnavailable(f"MLflow: {error}") from error
-
-
-def tracking_uri(uri: str) -> str:
-    """The store's URI with an absolute SQLite path, whose folder exists afterwards."""
-    if not uri.startswith("sqlite:"):
-        return uri
-    path = sqlite_path(uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{path}"
-
-
-def sqlite_path(uri: str) -> Path:
-    """File of a ``sqlite:///`` URI; a relative one is taken from the current directory."""
-    return Path(uri.removeprefix("sqlite:///")).expanduser().absolute()
-
-
-def artifact_root(uri: str) -> Path | None:
-    """Folder of the artifacts beside a SQLite store; None: the server decides."""
-    return sqlite_path(uri).parent / "mlartifacts" if uri.startswith("sqlite:") else None
 
 
 def connect(uri: str) -> MlflowClient:

@@ -2,6 +2,9 @@
 
 A version carries the digest of its ``MANIFEST.json`` as a tag. What is loaded is verified against
 that tag, wherever its files come from. No MLflow flavour is involved, so nothing is ever unpickled.
+
+MLflow is imported inside the functions that talk to it: that takes seconds and over 100 MB, which a
+server that loads a plain folder should not pay.
 """
 
 from __future__ import annotations
@@ -10,14 +13,9 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlparse
 from uuid import uuid4
-
-from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from nurie.checkpoints.manifest import (
     CheckpointError,
@@ -25,8 +23,12 @@ from nurie.checkpoints.manifest import (
     publish_folder,
     verify_manifest,
 )
-from nurie.tracking.mlflow_tracker import MlflowTracker, connect, mlflow_errors, tracking_uri
+from nurie.tracking.store import tracking_uri
 from nurie.tracking.tracker import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 DIGEST_TAG = "nurie.manifest_sha256"
 CHAMPION = "champion"
@@ -75,6 +77,8 @@ def register_model(
         CheckpointError: The folder does not fit its manifest.
         TrackingUnavailable: The store does not answer.
     """
+    from nurie.tracking.mlflow_tracker import connect, mlflow_errors
+
     folder = Path(folder)
     digest = verify_manifest(folder)
     client = connect(tracker_uri)
@@ -112,6 +116,8 @@ def resolve_model(ref: str | Path, tracking_uri: str) -> Path:
             )
         verify_manifest(folder)
         return folder
+    from nurie.tracking.mlflow_tracker import connect, mlflow_errors
+
     client = connect(tracking_uri)
     with mlflow_errors():
         version = _find(client, str(ref))
@@ -128,6 +134,8 @@ def promote(tracking_uri: str, ref: str, alias: str = CHAMPION) -> str:
         RegistryError: No such model, version or alias.
         CheckpointError: The version's files are damaged; the alias stays where it is.
     """
+    from nurie.tracking.mlflow_tracker import connect, mlflow_errors
+
     resolve_model(ref, tracking_uri)
     client = connect(tracking_uri)
     with mlflow_errors():
@@ -138,6 +146,8 @@ def promote(tracking_uri: str, ref: str, alias: str = CHAMPION) -> str:
 
 def list_models(tracking_uri: str) -> list[RegisteredVersion]:
     """All versions of all registered models, by name, newest first."""
+    from nurie.tracking.mlflow_tracker import connect, mlflow_errors
+
     client = connect(tracking_uri)
     with mlflow_errors():
         versions = [
@@ -175,6 +185,10 @@ def _version_with(client: MlflowClient, name: str, digest: str) -> str | None:
 def _upload(
     client: MlflowClient, uri: str, folder: Path, name: str, digest: str, run_id: str | None
 ) -> str:
+    from mlflow.exceptions import MlflowException
+
+    from nurie.tracking.mlflow_tracker import MlflowTracker
+
     if run_id is None:
         tracker = MlflowTracker(uri, _REGISTRATION_EXPERIMENT)
         run_id = tracker.start_run(f"register {name}")
@@ -248,6 +262,10 @@ def _local_copy(uri: str, version: ModelVersion) -> Path:
 
 
 def _download(uri: str, source: str, folder: Path) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    from nurie.tracking.mlflow_tracker import mlflow_errors
+
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from nurie.tracking.mlflow_tracker import artifact_root, tracking_uri
+from nurie.tracking.store import artifact_root, tracking_uri
 
 LOOPBACK_HOSTS = "localhost:*,127.0.0.1:*,[::1]:*"
 
