@@ -63,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
             Demo(args.from_scratch, console, children).run(stay=not args.exit)
     except StepError as error:
         console.print(f"The demo stopped. {error}", style="red", markup=False)
+        console.print(
+            "To begin anew, `make clean` removes the data, runs and store of this folder."
+        )
         return 1
     return 0
 
