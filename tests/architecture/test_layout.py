@@ -140,6 +140,21 @@ def test_an_ablation_differs_from_its_base_in_one_setting():
         assert (run["stages"], run["model"]) == (base["stages"], base["model"])
 
 
+def test_links_between_documents_lead_somewhere():
+    broken = []
+    for file in (file for file in FILES if file.suffix == ".md"):
+        for target in re.findall(r"\]\(([^)#:\s]+)[^)]*\)", (ROOT / file).read_text()):
+            if target not in ("http", "https") and not (ROOT / file.parent / target).exists():
+                broken.append(f"{file}: {target}")
+    assert broken == []
+
+
+def test_every_decision_and_guide_is_in_the_index():
+    index = (ROOT / "docs/README.md").read_text()
+    pages = [file for file in FILES if file.parent in (Path("docs/adr"), Path("docs/guides"))]
+    assert [file for file in pages if f"({file.parent.name}/{file.name})" not in index] == []
+
+
 def test_import_directions():
     # The same contracts as `make imports`: pyproject.toml, [tool.importlinter].
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
