@@ -19,7 +19,8 @@ import pytest
 from nurie_pipelines.jobs import submit as submission
 from nurie_pipelines.jobs.connection import SubmitError, connect_client, job_api_address
 
-pytestmark = pytest.mark.ray
+# A head on a busy machine takes minutes to start, and may have to be started again.
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 TOKEN = "test-token-" + "0" * 32
 PORTS = ("port", "dashboard-port", "ray-client-server-port", "metrics-export-port",
