@@ -16,14 +16,16 @@ from ray.serve import Application
 from nurie.config.serve import ServeConfig
 from nurie_serve.app import APP_NAME, build
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     # A dead proxy is replaced after about 5 seconds instead of 30.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
-    # A busy machine may need longer than the default 5 seconds to start one.
+    # A busy machine may need longer than the default 5 seconds to start one, and after three
+    # such failures starting Serve fails.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+"""What the process that starts Ray must have in its environment; Serve has no other way in."""
 READY_TIMEOUT_S = 30.0
 
 
@@ -67,7 +69,7 @@ def stop() -> None:
 
 
 def _connect(config: ServeConfig) -> None:
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if ray.is_initialized():
         return

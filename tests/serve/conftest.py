@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,11 @@ from PIL import Image, ImageDraw
 
 from nurie.config.serve import LimitsConfig, ServeConfig
 from nurie_serve.ingress import create_api
+from nurie_serve.run import ENVIRONMENT
 from nurie_serve.schema import ColorizeJob, ColorizeResult, ModelInfo
+
+# Read by Ray when it starts, which the first test that needs it may do before the server.
+os.environ.update(ENVIRONMENT)
 
 INFO = ModelInfo("test-model", "ab" * 32, "cpu", "float32", ["unet"])
 
