@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -60,8 +61,6 @@ def test_private_cluster(tmp_path):
     home.mkdir()
     done = run_python(REPORT, HOME=str(home))
     assert done.returncode == 0, done.stderr
-    import json
-
     report = json.loads(done.stdout)  # nothing else on stdout: no bars, no worker prints
     assert report["cpus"] == 4
     assert report["store"] <= 10**9
