@@ -15,12 +15,13 @@ import ray
 from ray.data import Dataset, ExecutionOptions
 from ray.train import DataConfig
 
-from nurie.config.data import CharactersSource, ReadConfig
+from nurie.config.data import ReadConfig
 from nurie.config.model import ModelConfig
 from nurie.config.train import Stage
 from nurie.data.manifest import read_manifest
 from nurie_pipelines.data.encode import FrozenEncoders
 from nurie_pipelines.data.load import Loader, load_chunk
+from nurie_pipelines.data.pace import pace
 
 ROWS_PER_CHUNK = 32
 """Rows that one loading task makes at least; tasks of single batches cost more than their work."""
@@ -105,7 +106,7 @@ def training_dataset(
             f"num_batches must be at least 1 and start_batch not negative, got {num_batches} and "
             f"{start_batch}"
         )
-    recoloured = isinstance(read_manifest(read.shards).config.source, CharactersSource)
+    recoloured = read_manifest(read.shards).config["source"]["kind"] == "characters"
     if read.same_palette_probability > 0 and not recoloured:
         raise ValueError(
             f"same_palette_probability is {read.same_palette_probability}, but {read.shards} holds "
@@ -127,6 +128,7 @@ def training_dataset(
     )
     dataset = ray.data.range(chunks, override_num_blocks=min(chunks, MAX_TASKS))
     dataset.context.execution_options = ingest_options()
+    pace(dataset)
     # On CPUs Ray runs both steps in one actor: nothing is sent between them, caches stay warm.
     load = partial(load_chunk, loader=loader)
     return dataset.map_batches(
