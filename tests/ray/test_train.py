@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tests.tiny import tiny_components, tiny_config
 
 from nurie.checkpoints.manifest import CheckpointError, verify_manifest
 from nurie.config.data import CharactersSource, DataConfig, ReadConfig
@@ -31,6 +30,7 @@ from nurie.inference.pipeline import ColorizationPipeline
 from nurie.tracking.mlflow_tracker import connect
 from nurie_pipelines.data.build import build_dataset
 from nurie_pipelines.train.run import train
+from tests.tiny import tiny_components, tiny_config
 
 pytestmark = pytest.mark.ray
 

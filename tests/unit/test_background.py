@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from nurie.data.background import bleach, composite, disturb_mask
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from nurie.config.train import GramConfig
 from nurie.training.gram import gram_loss, gram_matrix, gram_weight
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from nurie.models.colorizer import ColorizationModel, use_lora
-from nurie.models.conditioning import Conditioning
 from safetensors.torch import load_file, save_file
 
+from nurie.models.colorizer import ColorizationModel, use_lora
+from nurie.models.conditioning import Conditioning
 from tests.tiny import normal, randomise, tiny_config, tiny_model
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DDPMScheduler
+
 from nurie.config.model import DiffusionConfig
 from nurie.diffusion.process import (
     add_noise,

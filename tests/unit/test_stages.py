@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+
 from nurie.config.train import (
     BackboneStage,
     BackgroundStage,
@@ -17,7 +18,6 @@ from nurie.models.autoencoder import build_vae, encode_latents
 from nurie.training.batch import TrainBatch, make_batch
 from nurie.training.draws import draw_step, step_generator
 from nurie.training.stages import TrainingStage, build_stage
-
 from tests.tiny import normal, tiny_config, tiny_model
 
 BATCH = 4

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+
 from nurie.models.conditioning import (
     Conditioning,
     ForegroundConditioning,
@@ -15,7 +16,6 @@ from nurie.models.conditioning import (
 )
 from nurie.models.unet import ColorizationUNet
 from nurie.training.gram import gram_loss
-
 from tests.tiny import normal, tiny_config, tiny_model
 
 BATCH, TOKENS, WIDTH = 2, 16, 32

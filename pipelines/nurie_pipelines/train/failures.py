@@ -22,7 +22,7 @@ class RecordFailures(UserCallback):
     def __init__(self, folder: Path) -> None:
         self._path = folder / FAILURES_FILE
 
-    def after_exception(
+    def after_exception(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, run_context: TrainContext, worker_exceptions: dict[int, Exception]
     ) -> None:
         """See ``ray.train.UserCallback``; runs in Ray Train's controller."""

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from onnxruntime.capi import (
+    onnxruntime_pybind11_state as ort_errors,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from PIL import Image
 
 from nurie.data.tagger_graph import (
@@ -102,7 +104,7 @@ class Tagger:
     @property
     def providers(self) -> list[str]:
         """What the session really runs on."""
-        return self._session.get_providers()
+        return list(self._session.get_providers())
 
     def tokens(self, images: np.ndarray) -> np.ndarray:
         """Return the feature map before the pooling as tokens.
@@ -147,7 +149,9 @@ class Tagger:
     def _run(self, output: str, images: np.ndarray) -> np.ndarray:
         pixels = preprocess(images, self.image_size)
         parts = np.split(pixels, len(pixels)) if self._one_by_one else [pixels]
-        results = [self._session.run([output], {self._input: part})[0] for part in parts]
+        results = [
+            np.asarray(self._session.run([output], {self._input: part})[0]) for part in parts
+        ]
         return results[0] if len(results) == 1 else np.concatenate(results)
 
     def _takes_batches(self) -> bool:
@@ -156,7 +160,7 @@ class Tagger:
             outputs = self._session.run([self._scores, self._map.tensor], {self._input: pair})
         except _RUN_ERRORS:
             return False
-        return all(len(output) == 2 for output in outputs)
+        return all(np.asarray(output).shape[0] == 2 for output in outputs)
 
 
 def preprocess(images: np.ndarray, size: int) -> np.ndarray:

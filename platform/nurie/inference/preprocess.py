@@ -128,7 +128,7 @@ def picture_foreground(image: Image.Image) -> Image.Image:
     """Foreground of a picture: its alpha, or all that differs from what surrounds the border."""
     if image.mode == "RGBA":
         alpha = image.getchannel("A")
-        if alpha.getextrema()[0] < 128:
+        if np.asarray(alpha).min() < 128:
             return alpha
     pixels = np.asarray(image.convert("RGB")).astype(np.int16)
     edge = np.concatenate([pixels[0], pixels[:, 0], pixels[:, -1]])

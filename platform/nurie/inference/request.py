@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -26,7 +26,7 @@ def as_list(value: _T | Sequence[_T], count: int, name: str) -> list[_T]:
     Raises:
         ValueError: If a list has another length.
     """
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
     if len(values) == 1:
         values = values * count
     if len(values) != count:

@@ -37,7 +37,7 @@ class ForegroundTraining(TrainingStage):
     def __init__(
         self, model: ColorizationModel, settings: ForegroundStage, encode: EncodeLatents
     ) -> None:
-        self._adapter = [model.add_foreground_adapter()]
+        self._adapter: list[nn.Module] = [model.add_foreground_adapter()]
         super().__init__(model, settings)
         self.encode = encode
 
