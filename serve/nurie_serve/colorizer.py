@@ -50,12 +50,15 @@ def load_model(config: ServeConfig) -> tuple[Any, ModelInfo]:
         CheckpointError: If a file is missing or altered.
     """
     import torch
+    from diffusers.utils import logging as diffusers_logging
 
     from nurie.checkpoints.manifest import manifest_digest
     from nurie.inference.pipeline import ColorizationPipeline
     from nurie.tracking.registry import resolve_model
 
     torch.set_num_threads(config.num_threads)
+    # It warns at every load about a list of modules that is empty.
+    diffusers_logging.set_verbosity_error()
     device = "cuda" if config.num_gpus > 0 else "cpu"
     folder = resolve_model(config.model, config.tracking_uri)
     pipeline = ColorizationPipeline.from_pretrained(

@@ -117,10 +117,8 @@ def install_handlers(app: FastAPI) -> None:
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
         problem = to_problem(error)
-        if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            logger.error(
-                "%s %s: %s", request.method, request.url.path, problem.code, exc_info=error
-            )
+        if problem.code == "internal_error":
+            logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return problem.response()
 
     for kind in (Problem, ImageError, ControlError, HTTPException, Exception):
