@@ -21,7 +21,7 @@ from nurie.models.reference_encoder import ReferenceEncoder
 from nurie.models.tagger_network import TaggerNetwork
 from nurie.training.tagger_export import export_tagger
 from nurie_pipelines.data.build import build_dataset
-from nurie_pipelines.data.ingest import training_dataset, training_datasets
+from nurie_pipelines.data.ingest import training_dataset
 from nurie_pipelines.data.latents import LatentEncoder
 
 pytestmark = pytest.mark.ray
@@ -114,11 +114,9 @@ def test_later_start_gives_the_tail(whole, read, model, components):
 
 
 def test_two_workers_share_every_global_batch(whole, read, model, components):
-    datasets = training_datasets(
-        read, model, components, BackboneStage(steps=1), BATCH, 10, 0, 5, 2
-    )
-    assert list(datasets) == ["train_0", "train_1"]
-    parts = [collect(datasets[f"train_{rank}"], BATCH // 2) for rank in range(2)]
+    what = (read, model, components, BackboneStage(steps=1), BATCH, 10, 0, 5)
+    datasets = [training_dataset(*what, rank=rank, num_workers=2) for rank in range(2)]
+    parts = [collect(dataset, BATCH // 2) for dataset in datasets]
     for name, values in whole.items():
         shape = (10, BATCH // 2, *values.shape[1:])
         together = np.stack([part[name].reshape(shape) for part in parts], axis=1)
@@ -166,6 +164,6 @@ def test_missing_latents_are_encoded_on_the_way(whole, model, components, tmp_pa
 
 def test_impossible_requests_are_refused(read, model, components):
     with pytest.raises(ValueError, match="batch_size 8 must be a multiple of num_workers 3"):
-        training_datasets(read, model, components, BackboneStage(steps=1), 8, 1, 0, 5, 3)
+        training_dataset(read, model, components, BackboneStage(steps=1), 8, 1, 0, 5, num_workers=3)
     with pytest.raises(ValueError, match="num_batches"):
         training_dataset(read, model, components, BackboneStage(steps=1), 8, 0, 0, 5)
