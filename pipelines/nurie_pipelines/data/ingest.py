@@ -13,7 +13,6 @@ from pathlib import Path
 
 import ray
 from ray.data import Dataset, ExecutionOptions
-from ray.train import DataConfig
 
 from nurie.config.data import ReadConfig
 from nurie.config.model import ModelConfig
@@ -23,56 +22,12 @@ from nurie_pipelines.data.encode import FrozenEncoders
 from nurie_pipelines.data.load import Loader, load_chunk
 from nurie_pipelines.data.pace import pace
 
-ROWS_PER_CHUNK = 32
+ROWS_PER_CHUNK = 64
 """Rows that one loading task makes at least; tasks of single batches cost more than their work."""
 MAX_TASKS = 2000
 """Tasks of one data set at most; longer runs put several chunks into a task."""
 OBJECT_STORE_BYTES = 256 * 2**20
 """Rows that may wait for one worker, in bytes; else Ray Data would run ahead to a third of RAM."""
-
-
-def training_datasets(
-    read: ReadConfig,
-    model: ModelConfig,
-    components: Path,
-    stage: Stage,
-    batch_size: int,
-    num_batches: int,
-    start_batch: int,
-    seed: int,
-    num_workers: int = 1,
-) -> dict[str, Dataset]:
-    """Return the data sets ``train_0``, ``train_1``, ... of all workers.
-
-    Args:
-        read: The shards and how they are read.
-        model: The preset, for the reference encoders.
-        components: Model folder with ``image_encoder`` and ``tagger``.
-        stage: The stage's settings; its kind decides the columns.
-        batch_size: Rows of a global batch, over all workers.
-        num_batches: Batches still to come.
-        start_batch: First batch; that many are skipped without being read.
-        seed: Seed of order, sketches and augmentation.
-        num_workers: Training workers; worker w calls ``get_dataset_shard(f"train_{w}")``.
-
-    Raises:
-        ValueError: If the batch cannot be split evenly or nothing is to be read.
-    """
-    return {
-        f"train_{rank}": training_dataset(
-            read,
-            model,
-            components,
-            stage,
-            batch_size,
-            num_batches,
-            start_batch,
-            seed,
-            rank=rank,
-            num_workers=num_workers,
-        )
-        for rank in range(num_workers)
-    }
 
 
 def training_dataset(
@@ -88,7 +43,22 @@ def training_dataset(
     rank: int = 0,
     num_workers: int = 1,
 ) -> Dataset:
-    """Return the rows of one worker for a whole stage, in order; see :func:`training_datasets`.
+    """Return the rows of one worker for a whole stage, in order.
+
+    Args:
+        read: The shards and how they are read.
+        model: The preset, for the reference encoders.
+        components: Model folder with ``image_encoder``, ``tagger`` and ``vae``.
+        stage: The stage's settings; its kind decides the columns.
+        batch_size: Rows of a global batch, over all workers.
+        num_batches: Batches still to come.
+        start_batch: First batch; that many are skipped without being read.
+        seed: Seed of order, sketches and augmentation.
+        rank: The worker.
+        num_workers: All workers; each gets its own part of every global batch.
+
+    Raises:
+        ValueError: If the batch cannot be split evenly or nothing is to be read.
 
     Columns: ``position`` int64, ``sample_id``, ``latents`` float16 [C, h, w] (encoded on the way
     when the shards hold none), ``sketch`` uint8 [H, W] (255 = paper),
@@ -142,11 +112,6 @@ def training_dataset(
         compute=ray.data.ActorPoolStrategy(size=max(1, read.num_encoder_actors // num_workers)),
         num_cpus=0.25,
     )
-
-
-def train_data_config() -> DataConfig:
-    """Return the ``dataset_config`` of a ``TorchTrainer`` that reads :func:`training_datasets`."""
-    return DataConfig(datasets_to_split=[], execution_options=ingest_options())
 
 
 def ingest_options() -> ExecutionOptions:

@@ -6,12 +6,10 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import torch
 import yaml
-from ray.data import Dataset
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
@@ -23,8 +21,8 @@ from nurie.models.colorizer import ColorizationModel
 from nurie.tracking.mlflow_tracker import MlflowTracker
 from nurie.tracking.outbox import OutboxSender
 from nurie.tracking.registry import register_model
+from nurie.tracking.tracker import RunStatus, TrackingUnavailable
 from nurie_pipelines.cluster import WORKER_ENVIRONMENT, connect
-from nurie_pipelines.data.ingest import train_data_config, training_dataset
 from nurie_pipelines.train.checkpoints import load_trained
 from nurie_pipelines.train.failures import RecordFailures
 from nurie_pipelines.train.progress import follow_progress
@@ -101,36 +99,24 @@ def _run(
     try:
         yield run_id
     except KeyboardInterrupt:
-        tracker.end_run(run_id, "KILLED")
+        _end(tracker, run_id, "KILLED")
         raise
     except Exception:
-        tracker.end_run(run_id, "FAILED")
+        _end(tracker, run_id, "FAILED")
         raise
-    tracker.end_run(run_id, "FINISHED")
+    _end(tracker, run_id, "FINISHED")
+
+
+def _end(tracker: MlflowTracker, run_id: str, status: RunStatus) -> None:
+    """Closes an MLflow run; an unreachable server must not hide how training ended."""
+    try:
+        tracker.end_run(run_id, status)
+    except TrackingUnavailable as error:
+        console.print(f"[yellow]MLflow run {run_id} stays open:[/] {error}")
 
 
 def _is_whole(folder: Path) -> bool:
     return folder.is_dir() and bool(verify_manifest(folder))
-
-
-def _stage_dataset(job: StageJob, rank: int) -> Dataset:
-    """What is left of a rank's rows; called anew whenever the workers are started."""
-    config, settings = job.config, job.settings
-    newest = job.checkpoints(say=lambda _: None).newest()
-    done = newest[1].step if newest else 0
-    micro_batches = settings.gradient_accumulation_steps
-    return training_dataset(
-        config.data,
-        config.model,
-        config.components,
-        settings,
-        settings.batch_size // micro_batches,
-        max(1, (settings.steps - done) * micro_batches),
-        done * micro_batches,
-        config.seed,
-        rank=rank,
-        num_workers=config.engine.num_workers,
-    )
 
 
 def _train_stage(
@@ -161,11 +147,6 @@ def _fit(job: StageJob) -> None:
     TorchTrainer(
         train_stage,
         train_loop_config={"job": job},
-        datasets={
-            f"train_{rank}": partial(_stage_dataset, job, rank)
-            for rank in range(engine.num_workers)
-        },
-        dataset_config=train_data_config(),
         torch_config=TorchConfig(backend="nccl" if engine.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=engine.num_workers, use_gpu=engine.use_gpu),
         run_config=RunConfig(

@@ -40,7 +40,7 @@ FROZEN = ("vae", "image_encoder", "tagger")
 """Components that training does not change."""
 
 
-def load_frozen_parts(folder: Path, *, use_tagger: bool) -> dict[str, Any]:
+def load_frozen_parts(folder: Path) -> dict[str, Any]:
     """Loads autoencoder, image encoder and tagger of a model folder."""
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
     encoder = CLIPVisionModelWithProjection.from_pretrained(
@@ -49,7 +49,7 @@ def load_frozen_parts(folder: Path, *, use_tagger: bool) -> dict[str, Any]:
     return {
         "vae": vae.eval(),
         "image_encoder": encoder.eval(),
-        "tagger": Tagger.from_folder(folder / "tagger") if use_tagger else None,
+        "tagger": Tagger.from_folder(folder / "tagger"),
     }
 
 
@@ -63,7 +63,7 @@ def load_pipeline_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     if not index_file.is_file():
         raise FileNotFoundError(f"{index_file}: missing, so {folder} is no model folder")
     index = json.loads(index_file.read_text())
-    parts = load_frozen_parts(folder, use_tagger=index["tagger"])
+    parts = load_frozen_parts(folder)
     for name, kind in {**REQUIRED, **OPTIONAL}.items():
         if (folder / name).is_dir():
             parts[name] = _load(kind, folder / name)
@@ -78,7 +78,7 @@ def load_pipeline_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
             parts[name] = parts[name].to(dtype)
     kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
     parts["scheduler"] = getattr(diffusers, kind).from_pretrained(folder / "scheduler")
-    return {**parts, "default_size": index["default_size"]}
+    return {**parts, "default_size": index["default_size"], "use_tagger": index["use_tagger"]}
 
 
 def _load(kind: type[ModelMixin], folder: Path) -> ModelMixin:
@@ -102,5 +102,4 @@ def save_pipeline_parts(
     weights = {name: tensor.to(dtype) for name, tensor in encoder.state_dict().items()}
     encoder.save_pretrained(folder / "image_encoder", state_dict=weights)
     pipeline.scheduler.save_pretrained(folder / "scheduler")
-    if pipeline.tagger is not None:
-        pipeline.tagger.save(folder / "tagger")
+    pipeline.tagger.save(folder / "tagger")

@@ -63,10 +63,11 @@ class ColorizationPipeline(DiffusionPipeline):
         image_encoder: Frozen image encoder.
         vae: Autoencoder.
         scheduler: A diffusers scheduler that suits v-prediction.
-        tagger: Frozen tagger (None: a model trained without it).
+        tagger: Frozen tagger.
         foreground_adapter: Optional adapter.
         background_encoder: Optional adapter; the U-Net then carries its LoRA.
         default_size: Side of the square whose area a result has by default, in pixels.
+        use_tagger: False for a model trained without the tagger (ablation).
     """
 
     _optional_components = ["foreground_adapter", "background_encoder"]  # noqa: RUF012
@@ -88,6 +89,7 @@ class ColorizationPipeline(DiffusionPipeline):
         foreground_adapter: ForegroundAdapter | None = None,
         background_encoder: BackgroundEncoder | None = None,
         default_size: int = 1024,
+        use_tagger: bool = True,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -100,8 +102,10 @@ class ColorizationPipeline(DiffusionPipeline):
             foreground_adapter=foreground_adapter,
             background_encoder=background_encoder,
         )
-        # ONNX Runtime's session is no torch module, so diffusers only notes whether there is one.
-        self.register_to_config(default_size=default_size, tagger=tagger is not None)
+        self.register_to_config(default_size=default_size, use_tagger=use_tagger)
+        if tagger is None:
+            raise ValueError("tagger: missing; a model without one has use_tagger=False instead")
+        # ONNX Runtime's session is no torch module, so diffusers does not manage it.
         self.tagger = tagger
         self._interrupt = False
 
@@ -130,9 +134,10 @@ class ColorizationPipeline(DiffusionPipeline):
         config = model.config
         return cls(
             **model.parts(),
-            **load_frozen_parts(components, use_tagger=config.reference.use_tagger),
+            **load_frozen_parts(components),
             scheduler=build_scheduler(config.diffusion),
             default_size=config.image_size,
+            use_tagger=config.reference.use_tagger,
         )
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -268,7 +273,12 @@ class ColorizationPipeline(DiffusionPipeline):
         return Parts(
             self.sketch_encoder,
             self.reference_projection,
-            ReferenceEncoder(self.image_encoder, self.tagger),
+            ReferenceEncoder(
+                self.image_encoder,
+                self.tagger,
+                self.config.use_tagger,
+                str(self.image_encoder.device),
+            ),
             lambda pixels: encode_latents(self.vae, pixels),
             self.foreground_adapter if use_foreground else None,
             self.background_encoder if use_background else None,

@@ -1,0 +1,137 @@
+"""The pipeline on a tiny model: folders, seeds, sizes, controls that change the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nurie.inference.pipeline import ColorizationPipeline
+from PIL import Image, ImageDraw
+
+from tests.tiny import randomise, tiny_components, tiny_model
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> ColorizationPipeline:
+    components = tiny_components(tmp_path_factory.mktemp("components"))
+    made = ColorizationPipeline.from_model(tiny_model(adapters=True).eval(), components)
+    randomise(made.vae, seed=3)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def drawing(width: int = 64, height: int = 64) -> Image.Image:
+    image = Image.new("RGB", (width, height), "white")
+    box = (width // 4, height // 4, 3 * width // 4, 3 * height // 4)
+    ImageDraw.Draw(image).ellipse(box, outline="black", width=3)
+    return image
+
+
+def painting(seed: int = 0) -> Image.Image:
+    colours = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    image = Image.fromarray(colours).resize((64, 64), Image.Resampling.NEAREST)
+    ImageDraw.Draw(image).rectangle((0, 0, 63, 10), fill="white")
+    return image
+
+
+def colour(pipeline: ColorizationPipeline, **changes: Any) -> np.ndarray:
+    settings = {"sketch": drawing(), "reference": painting(), "num_inference_steps": 3, "seed": 1}
+    return np.asarray(pipeline(**(settings | changes)).images[0], dtype=np.int16)
+
+
+def test_a_saved_folder_makes_the_same_picture(
+    pipeline: ColorizationPipeline, tmp_path: Path
+) -> None:
+    pipeline.save_pretrained(tmp_path)
+    loaded = ColorizationPipeline.from_pretrained(tmp_path)
+    assert not list(tmp_path.rglob("*.bin")) and (tmp_path / "model_index.json").is_file()
+    assert np.array_equal(colour(loaded), colour(pipeline))
+    assert loaded.components.keys() == pipeline.components.keys()
+
+
+def test_a_missing_component_is_named(pipeline: ColorizationPipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path)
+    (tmp_path / "sketch_encoder").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="sketch_encoder"):
+        ColorizationPipeline.from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"model_index\.json"):
+        ColorizationPipeline.from_pretrained(tmp_path / "nothing")
+
+
+def test_a_picture_does_not_depend_on_its_batch(pipeline: ColorizationPipeline) -> None:
+    settings = {"num_inference_steps": 3, "guidance_scale": 2.0}
+    both = pipeline([drawing()] * 2, [painting(0), painting(5)], seed=[7, 8], **settings).images
+    alone = pipeline(drawing(), painting(5), seed=8, **settings).images[0]
+    difference = np.abs(np.asarray(both[1], np.int16) - np.asarray(alone, np.int16))
+    assert difference.max() <= 1
+    assert np.abs(np.asarray(both[0], np.int16) - np.asarray(alone, np.int16)).max() > 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 2},
+        {"num_inference_steps": 5},
+        {"guidance_scale": 1.0},
+        {"guidance_scale": 5.0},
+        {"reference_strength": 0.3},
+        {"sketch_strength": 0.3},
+        {"foreground_strength": 0.3},
+        {"use_foreground_adapter": False},
+        {"use_background_adapter": False},
+        {"mask_threshold": 0.999},
+        {"line_overlay": 1.0},
+        {"reference": painting(9)},
+        {"background": painting(11)},
+        {"foreground_mask": Image.new("L", (64, 64), 0)},
+        {"reference_mask": Image.new("L", (64, 64), 0)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_control_changes_the_picture(
+    pipeline: ColorizationPipeline, change: dict[str, Any]
+) -> None:
+    # Soft edges, so that a threshold decides something.
+    mask = drawing().convert("L").resize((8, 8), Image.Resampling.BOX).resize((64, 64))
+    base: dict[str, Any] = {"foreground_mask": mask}
+    assert np.abs(colour(pipeline, **base) - colour(pipeline, **(base | change))).max() > 1
+
+
+def test_sizes(pipeline: ColorizationPipeline) -> None:
+    wide = {"sketch": drawing(200, 100), "num_inference_steps": 1}
+    assert colour(pipeline, **wide).shape == (32, 96, 3)
+    assert colour(pipeline, keep_size=True, **wide).shape == (100, 200, 3)
+    assert colour(pipeline, height=64, width=128, **wide).shape == (64, 128, 3)
+    with pytest.raises(ValueError, match="height: 70 is not a multiple of 32"):
+        colour(pipeline, height=70, **wide)
+    with pytest.raises(ValueError, match="one size"):
+        pipeline([drawing(), drawing(200, 100)], painting(), num_inference_steps=1)
+    with pytest.raises(ValueError, match="sketch: got 2 values for 3 pictures"):
+        pipeline([drawing()] * 2, [painting()] * 3)
+
+
+def test_callback_and_interruption(pipeline: ColorizationPipeline) -> None:
+    steps: list[int] = []
+
+    def stop_after_two(pipe: ColorizationPipeline, step: int, *_: Any) -> dict:
+        steps.append(step)
+        if step == 1:
+            pipe.interrupt()
+        return {}
+
+    colour(pipeline, num_inference_steps=6, callback_on_step_end=stop_after_two)
+    assert steps == [0, 1]
+
+
+def test_adapters_run_once_per_picture(pipeline: ColorizationPipeline) -> None:
+    calls: list[str] = []
+    hooks = [
+        getattr(pipeline, name).register_forward_hook(lambda *_, name=name: calls.append(name))
+        for name in ("foreground_adapter", "background_encoder", "sketch_encoder")
+    ]
+    colour(pipeline, num_inference_steps=4)
+    for hook in hooks:
+        hook.remove()
+    assert sorted(calls) == ["background_encoder", "foreground_adapter", "sketch_encoder"]
