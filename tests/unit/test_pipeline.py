@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nurie.inference.pipeline import ColorizationPipeline
 from PIL import Image, ImageDraw
 
+from nurie.inference.pipeline import ColorizationPipeline
 from tests.tiny import randomise, tiny_components, tiny_model
 
 

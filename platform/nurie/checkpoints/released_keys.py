@@ -60,7 +60,7 @@ def map_released_key(key: str, layers_per_block: int = 2) -> tuple[str, str] | N
 
 
 def unet_key(key: str, layers_per_block: int) -> str:
-    """diffusers' name of a U-Net tensor that is named in the original SDXL way."""
+    """Diffusers' name of a U-Net tensor that is named in the original SDXL way."""
     for old, new in _FLAT.items():
         if key.startswith(old + "."):
             return new + key.removeprefix(old)
