@@ -85,7 +85,7 @@ def write_sheet(examples: Sequence[Example], results: Sequence[Image.Image], fil
         for column, cell in enumerate(cells):
             corner = (MARGIN + column * (CELL + MARGIN), HEADER + row * (CELL + MARGIN))
             if cell is None:
-                draw.text(corner, "none: a hand drawing", fill="grey")
+                draw.text(corner, "no exact truth", fill="grey")
             else:
                 sheet.paste(_fit(cell), corner)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from nurie.config.evaluate import EvaluateConfig
 from nurie.config.train import TrainConfig
 from nurie_cli.settings import load
 
@@ -34,6 +36,7 @@ TRAIN_CONFIG = "configs/train/nano.yaml"
 FROM_SCRATCH_CONFIG = "configs/train/nano-from-scratch.yaml"
 EVAL_CONFIG = "configs/eval/nano.yaml"
 SERVE_CONFIG = "configs/serve/nano.yaml"
+REPORT = "metrics.json"
 NUM_CHARACTERS = 6
 SEED = 7
 START_SECONDS = 240.0
@@ -92,6 +95,7 @@ class Demo:
         self.console.print(f"\nDone in {minutes:.1f} minutes.")
         self.console.print(f"  picture    {picture.absolute()}", soft_wrap=True)
         self.console.print(f"  report     {self.evaluation_folder}", soft_wrap=True)
+        self.console.print(f"  PSNR       {self.fidelity()}")
         if stay:
             self.console.print(f"  page       {page}\n  MLflow     {dashboard}")
             self.console.print("Stop with Ctrl+C.")
@@ -129,9 +133,20 @@ class Demo:
         return self.config.output / "evaluation"
 
     def evaluate(self, say: Say) -> None:
-        """Measure the model that was just trained."""
-        model, output = str(self.config.output / "model"), str(self.evaluation_folder)
-        self.command("evaluate", EVAL_CONFIG, "--model", model, "--output", output)(say)
+        """Measure the model that was just trained, unless its report is there."""
+        model, output = self.config.output / "model", self.evaluation_folder
+        config = load(EVAL_CONFIG, ["--model", str(model), "--output", str(output)], EvaluateConfig)
+        if not _is_evaluated(config):
+            words = ["evaluate", EVAL_CONFIG, "--model", str(model), "--output", str(output)]
+            self.command(*words)(say)
+
+    def fidelity(self) -> str:
+        """Return the evaluation's main numbers: fidelity by kind of reference."""
+        report = json.loads((self.evaluation_folder / REPORT).read_text())
+        return ", ".join(
+            f"{protocol.replace('_', ' ')} reference {measured['psnr']['mean']:.1f} dB"
+            for protocol, measured in report["protocols"].items()
+        )
 
     def start_server(self, say: Say) -> str:
         """Start the HTTP endpoint with the registered model and return the page's address."""
@@ -172,6 +187,20 @@ class Demo:
             signal.pause()
         except KeyboardInterrupt:
             self.console.print("\nstopping")
+
+
+def _is_evaluated(config: EvaluateConfig) -> bool:
+    """Whether the report in the output folder is of these very weights, with these settings."""
+    from nurie.checkpoints.manifest import manifest_digest
+
+    report = config.output / REPORT
+    if not report.exists():
+        return False
+    found = json.loads(report.read_text())
+    wanted = {"model_digest": manifest_digest(config.model)}
+    for name in ("num_samples", "num_inference_steps", "guidance_scale", "seed"):
+        wanted[name] = getattr(config, name)
+    return all(found.get(name) == value for name, value in wanted.items())
 
 
 def _answers(url: str) -> bool:
