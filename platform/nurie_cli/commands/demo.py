@@ -95,7 +95,7 @@ class Demo:
         self.console.print(f"\nDone in {minutes:.1f} minutes.")
         self.console.print(f"  picture    {picture.absolute()}", soft_wrap=True)
         self.console.print(f"  report     {self.evaluation_folder}", soft_wrap=True)
-        self.console.print(f"  PSNR       {self.fidelity()}")
+        self.console.print(f"  PSNR       {self.fidelity()}", soft_wrap=True)
         if stay:
             self.console.print(f"  page       {page}\n  MLflow     {dashboard}")
             self.console.print("Stop with Ctrl+C.")
