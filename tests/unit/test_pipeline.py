@@ -94,7 +94,9 @@ def test_every_control_changes_the_picture(
     pipeline: ColorizationPipeline, change: dict[str, Any]
 ) -> None:
     # Soft edges, so that a threshold decides something.
-    mask = drawing().convert("L").resize((8, 8), Image.Resampling.BOX).resize((64, 64))
+    mask = Image.new("L", (64, 64), 0)
+    ImageDraw.Draw(mask).ellipse((12, 12, 52, 52), fill=255)
+    mask = mask.resize((8, 8), Image.Resampling.BOX).resize((64, 64))
     base: dict[str, Any] = {"foreground_mask": mask}
     assert np.abs(colour(pipeline, **base) - colour(pipeline, **(base | change))).max() > 1
 
