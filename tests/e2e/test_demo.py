@@ -95,9 +95,9 @@ def test_the_demo_colours_over_http_cleans_up_and_is_resumed(folder):
     assert second.returncode == 0, second.stdout + second.stderr
     assert [file.stat().st_mtime_ns for file in (manifest, report)] == made
 
-    (folder / "configs/eval/nano.yaml").write_text("kind: eval\nnot_a_setting: 1\n")
+    (folder / "configs/serve/nano.yaml").write_text("kind: serve\nnot_a_setting: 1\n")
     third = run_demo(folder)
     assert third.returncode == 1
-    assert "nurie evaluate" in third.stdout
+    assert "nurie serve" in third.stdout
     assert "not_a_setting" in third.stdout
     assert processes_in(folder) == []
