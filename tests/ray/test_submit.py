@@ -241,7 +241,9 @@ def test_folder_of_the_cluster_and_a_name(with_token, fake_cli, project, tmp_pat
 
 def test_interrupt_stops_the_job(with_token, fake_cli, project):
     code = (
-        "import sys; from pathlib import Path; from nurie_pipelines.jobs import submit as s\n"
+        "import signal, sys; from pathlib import Path; from nurie_pipelines.jobs import submit as s\n"
+        # A shell without job control starts background processes with Ctrl+C ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "real = s._package_folder\n"
         f"s._package_folder = lambda n: Path({str(fake_cli)!r}) if n == 'nurie_cli' else real(n)\n"
         f"sys.exit(s.submit(['wait'], {with_token.address!r}, submission_id='waiting'))"
