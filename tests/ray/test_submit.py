@@ -241,7 +241,8 @@ def test_folder_of_the_cluster_and_a_name(with_token, fake_cli, project, tmp_pat
 
 def test_interrupt_stops_the_job(with_token, fake_cli, project):
     code = (
-        "import signal, sys; from pathlib import Path; from nurie_pipelines.jobs import submit as s\n"
+        "import signal, sys; from pathlib import Path\n"
+        "from nurie_pipelines.jobs import submit as s\n"
         # A shell without job control starts background processes with Ctrl+C ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "real = s._package_folder\n"
