@@ -1,4 +1,4 @@
-"""The frozen encoders as a Ray actor: pictures in, tokens and latents out."""
+"""The frozen encoders as a feed uses them: pictures in, tokens and latents out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REFERENCES = {"reference_image": "", "mismatched_image": "mismatched_"}
 
 
 class FrozenEncoders:
-    """Ray actor that holds the image encoder, the tagger and, where needed, the autoencoder.
+    """Holds the image encoder, the tagger and, where needed, the autoencoder.
 
     Args:
         components: Model folder with ``image_encoder``, ``tagger`` and ``vae``.

@@ -8,9 +8,10 @@ run that starts at batch k gets exactly what an uninterrupted run would have got
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import ray
 from ray.data import Dataset, ExecutionOptions
 
@@ -26,8 +27,13 @@ ROWS_PER_CHUNK = 64
 """Rows that one loading task makes at least; tasks of single batches cost more than their work."""
 MAX_TASKS = 2000
 """Tasks of one data set at most; longer runs put several chunks into a task."""
-OBJECT_STORE_BYTES = 256 * 2**20
-"""Rows that may wait for one worker, in bytes; else Ray Data would run ahead to a third of RAM."""
+BLOCK_BYTES = 16 * 2**20
+"""Rows that Ray Data hands on at once, in bytes."""
+OBJECT_STORE_BYTES = 16 * BLOCK_BYTES
+"""Rows that may wait for one worker, in bytes; else Ray Data would run ahead to a third of RAM.
+
+It must hold several blocks: a trainer keeps a block until the next one comes, and Ray Data makes no
+block for which there is no room (a feed with blocks of 56 MB stood still for ever)."""
 
 
 def training_dataset(
@@ -96,22 +102,39 @@ def training_dataset(
         end_batch=start_batch + num_batches,
         batches_per_chunk=batches_per_chunk,
     )
-    dataset = ray.data.range(chunks, override_num_blocks=min(chunks, MAX_TASKS))
-    dataset.context.execution_options = ingest_options()
-    pace(dataset)
-    # On CPUs Ray runs both steps in one actor: nothing is sent between them, caches stay warm.
-    load = partial(load_chunk, loader=loader)
-    return dataset.map_batches(
-        load,  # pyright: ignore[reportArgumentType] (always handed numpy columns)
-        batch_size=1,
-        num_cpus=0.25,
+    # One actor loads and encodes a chunk: nothing is sent between the two, caches stay warm.
+    dataset = ray.data.from_items(
+        [{"id": number} for number in range(chunks)], override_num_blocks=min(chunks, MAX_TASKS)
     ).map_batches(
-        FrozenEncoders,
-        fn_constructor_args=(components, model.reference.use_tagger, stage),
-        batch_size=rows_per_batch,
+        LoadAndEncode,
+        fn_constructor_args=(loader, components, model.reference.use_tagger),
+        batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=max(1, read.num_encoder_actors // num_workers)),
         num_cpus=0.25,
     )
+    dataset.context.execution_options = ingest_options()
+    dataset.context.target_max_block_size = BLOCK_BYTES
+    pace(dataset)
+    return dataset
+
+
+class LoadAndEncode:
+    """Ray actor that turns chunks into rows: pictures from the shards, tokens from the encoders.
+
+    Args:
+        loader: Which rows, and how they are read.
+        components: Model folder of the frozen parts.
+        use_tagger: False gives zeros as tagger tokens.
+    """
+
+    def __init__(self, loader: Loader, components: Path, use_tagger: bool) -> None:
+        self._loader = loader
+        self._encode = FrozenEncoders(components, use_tagger, loader.stage)
+
+    def __call__(self, chunk: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the batches of one chunk."""
+        for batch in load_chunk(chunk, self._loader):
+            yield self._encode(batch)
 
 
 def ingest_options() -> ExecutionOptions:

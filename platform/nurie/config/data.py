@@ -93,6 +93,6 @@ class ReadConfig(ConfigModel):
     augmentation: ReferenceAugmentation = ReferenceAugmentation()
     """Augmentation of the aligned reference."""
     num_encoder_actors: int = Field(default=1, ge=1)
-    """Actors that run the frozen reference encoders."""
+    """Actors that load rows and run the frozen reference encoders."""
     prefetch_batches: int = Field(default=2, ge=0)
     """Batches kept ready in front of each trainer."""
