@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
@@ -23,6 +24,7 @@ from nurie.config.train import (
     EngineConfig,
     ForegroundStage,
     GramConfig,
+    OptimizerConfig,
     TrackingConfig,
     TrainConfig,
 )
@@ -52,9 +54,18 @@ def prepared(ray_session, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_config(folder: Path, name: str, steps: tuple[int, ...], **changes) -> TrainConfig:
+def run_config(
+    folder: Path,
+    name: str,
+    steps: tuple[int, ...],
+    optimizer: OptimizerConfig | None = None,
+    **changes,
+) -> TrainConfig:
     kinds = (BackboneStage, ForegroundStage, BackgroundStage)
-    stages = [kind(steps=s, batch_size=4) for kind, s in zip(kinds, steps, strict=False)]
+    stages = [
+        kind(steps=s, batch_size=4, optimizer=optimizer or OptimizerConfig())
+        for kind, s in zip(kinds, steps, strict=False)
+    ]
     stages[0] = stages[0].model_copy(
         update={"gram": GramConfig(start_fraction=0.5), "ema_decay": 0.9}
     )
@@ -133,9 +144,11 @@ def kill_after(checkpoint: Path, killed: list[int]) -> None:
         time.sleep(0.05)
 
 
-def test_a_killed_worker_changes_nothing(prepared: Path) -> None:
-    straight = train(run_config(prepared, "straight", (12,)))
-    config = run_config(prepared, "killed", (12,))
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_killed_worker_changes_nothing(prepared: Path, kind: Literal["adamw", "muon"]) -> None:
+    optimizer = OptimizerConfig(kind=kind, learning_rate=1e-3)
+    straight = train(run_config(prepared, f"straight-{kind}", (12,), optimizer))
+    config = run_config(prepared, f"killed-{kind}", (12,), optimizer)
     killed: list[int] = []
     checkpoint = config.output / "backbone" / "checkpoints" / "step-000002"
     thread = threading.Thread(target=kill_after, args=(checkpoint, killed))
@@ -147,6 +160,25 @@ def test_a_killed_worker_changes_nothing(prepared: Path) -> None:
         name = f"{part}/diffusion_pytorch_model.safetensors"
         expected, got = load_file(straight / name), load_file(model / name)
         assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_zero_changes_nothing(prepared: Path, kind: Literal["adamw", "muon"]) -> None:
+    """ZeRO-2 of DeepSpeed and plain data parallelism take the same two steps."""
+    optimizer = OptimizerConfig(kind=kind, learning_rate=1e-3)
+    unets = []
+    for engine in ("deepspeed", "torch"):
+        config = run_config(prepared, f"{engine}-{kind}", (2,), optimizer)
+        engine_config = EngineConfig(kind=engine, num_workers=2)
+        model = train(config.model_copy(update={"engine": engine_config}))
+        unets.append(load_file(model / "unet" / "diffusion_pytorch_model.safetensors"))
+    sharded, whole = unets
+    kernel = "mid_block.resnets.0.conv1.weight"
+    # A step moves a weight by about the learning rate; Muon rounds to bfloat16 on its way.
+    tolerance = 2e-5 if kind == "adamw" else 2e-3
+    for name in sharded:
+        torch.testing.assert_close(sharded[name], whole[name], atol=tolerance, rtol=0)
+    assert sharded[kernel].ndim == 4
 
 
 def test_a_damaged_checkpoint_is_passed_over(prepared: Path) -> None:

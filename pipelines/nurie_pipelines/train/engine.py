@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nurie.config.train import EngineConfig, StageBase
 from nurie.training.batch import TrainBatch
 from nurie.training.stages import LossOutput, TrainingStage
+from nurie_pipelines.train.optimizer import build_optimizer, max_grad_norm, set_learning_rate
 
 
 class Engine(Protocol):
@@ -30,7 +31,7 @@ class Engine(Protocol):
         ...
 
     def grad_norm(self) -> float:
-        """Norm of the last step's gradients before clipping."""
+        """Norm of the last step's gradients before clipping (with Muon, of its updates)."""
         ...
 
     def full_parameters(self) -> AbstractContextManager:
@@ -48,13 +49,7 @@ class Engine(Protocol):
 
 def build_engine(stage: TrainingStage, config: EngineConfig) -> Engine:
     """Builds the configured engine around a stage; the process group exists already."""
-    optimizer = torch.optim.AdamW(
-        [parameter for _, parameter in stage.trained_parameters()],
-        lr=stage.settings.optimizer.learning_rate,
-        betas=stage.settings.optimizer.betas,
-        weight_decay=stage.settings.optimizer.weight_decay,
-        fused=True,
-    )
+    optimizer = build_optimizer(stage)
     if config.kind == "deepspeed":
         return DeepSpeedEngine(stage, optimizer, config)
     return TorchEngine(stage, optimizer, config)
@@ -67,7 +62,7 @@ def deepspeed_config(settings: StageBase, config: EngineConfig) -> dict[str, Any
         "train_micro_batch_size_per_gpu": settings.batch_size
         // (config.num_workers * accumulation),
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": settings.optimizer.max_grad_norm,
+        "gradient_clipping": max_grad_norm(settings.optimizer),
         "bf16": {"enabled": config.precision == "bf16"},
         "zero_optimization": {
             "stage": config.zero_stage,
@@ -110,8 +105,7 @@ class DeepSpeedEngine:
 
     def set_learning_rate(self, value: float) -> None:
         """See ``Engine``."""
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = value
+        set_learning_rate(self._engine.optimizer, value, self.stage.settings.optimizer)
 
     def grad_norm(self) -> float:
         """See ``Engine``."""
@@ -146,7 +140,7 @@ class TorchEngine:
     ) -> None:
         self.stage = stage
         self._optimizer = optimizer
-        self._max_norm = stage.settings.optimizer.max_grad_norm
+        self._max_norm = max_grad_norm(stage.settings.optimizer)
         self._accumulation = stage.settings.gradient_accumulation_steps
         self._bf16 = config.precision == "bf16"
         self._micro = 0
@@ -168,15 +162,16 @@ class TorchEngine:
             (out.total / self._accumulation).backward()
         if last:
             parameters = [parameter for _, parameter in self.stage.trained_parameters()]
-            self._norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._max_norm))
+            # A limit of 0 is none, as in DeepSpeed; the norm is wanted all the same.
+            limit = self._max_norm or float("inf")
+            self._norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
         return out
 
     def set_learning_rate(self, value: float) -> None:
         """See ``Engine``."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = value
+        set_learning_rate(self._optimizer, value, self.stage.settings.optimizer)
 
     def grad_norm(self) -> float:
         """See ``Engine``."""

@@ -12,16 +12,20 @@ from nurie.config.model import ModelConfig
 
 
 class OptimizerConfig(ConfigModel):
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """AdamW, or Muon for hidden weight matrices with AdamW for all other parameters."""
     learning_rate: float = Field(default=1e-5, gt=0)
-    """Peak learning rate."""
+    """Peak learning rate of AdamW."""
+    muon_learning_rate: float = Field(default=0.02, gt=0)
+    """Peak learning rate of Muon: spectral norm of a matrix's change per step."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay rates of the moments."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradients are clipped to this norm."""
+    """Gradients are clipped to this norm (AdamW only)."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up."""
     warmup_steps: int = Field(default=0, ge=0)
