@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
 from diffusers import AutoencoderKL, ModelMixin
+from torch import nn
 from transformers import CLIPVisionModelWithProjection
 from transformers.utils import logging as transformers_logging
 
+from nurie.checkpoints.manifest import write_manifest
+from nurie.config.model import ModelConfig
 from nurie.data.tagger import Tagger
+from nurie.inference.scheduler import build_scheduler
 from nurie.models.background_encoder import BackgroundEncoder
 from nurie.models.colorizer import LORA_FOLDER, LORA_NAME, add_lora
 from nurie.models.folders import load_lora, load_part, save_lora, save_part
@@ -75,7 +80,8 @@ def load_pipeline_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
         load_lora(parts["unet"], LORA_NAME, folder / LORA_FOLDER)
     for name in ("vae", "image_encoder", *REQUIRED, *OPTIONAL):
         if name in parts:
-            parts[name] = parts[name].to(dtype)
+            # Not the method of diffusers' class, which warns of layers that stay in fp32: of none.
+            nn.Module.to(parts[name], dtype)
     kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
     parts["scheduler"] = getattr(diffusers, kind).from_pretrained(folder / "scheduler")
     return {**parts, "default_size": index["default_size"], "use_tagger": index["use_tagger"]}
@@ -103,3 +109,37 @@ def save_pipeline_parts(
     encoder.save_pretrained(folder / "image_encoder", state_dict=weights)
     pipeline.scheduler.save_pretrained(folder / "scheduler")
     pipeline.tagger.save(folder / "tagger")
+
+
+def complete_folder(folder: Path, components: Path, config: ModelConfig) -> str:
+    """Make trained parts a whole model folder: frozen parts, scheduler, index and manifest.
+
+    Args:
+        folder: Holds ``unet``, ``sketch_encoder`` and ``reference_projection``.
+        components: Model folder whose frozen parts are copied.
+        config: The preset of the trained parts.
+
+    Returns:
+        The digest of the manifest.
+
+    Raises:
+        FileNotFoundError: Naming the component that is missing.
+    """
+    for name in FROZEN:
+        if not (components / name).is_dir():
+            raise FileNotFoundError(f"{components / name}: missing")
+        shutil.copytree(components / name, folder / name, dirs_exist_ok=True)
+    build_scheduler(config.diffusion).save_pretrained(folder / "scheduler")
+    kinds = {**REQUIRED, **OPTIONAL, "vae": AutoencoderKL}
+    index = {
+        "_class_name": "ColorizationPipeline",
+        "default_size": config.image_size,
+        "use_tagger": config.reference.use_tagger,
+        **{
+            name: [kind.__module__, kind.__name__]
+            for name, kind in kinds.items()
+            if (folder / name).is_dir()
+        },
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
+    return write_manifest(folder)

@@ -5,6 +5,9 @@ Examples:
   nurie models register runs/nano/model --name nurie --alias challenger
   nurie models promote models:/nurie@challenger --alias champion
   nurie models verify assets/nano
+  nurie models convert released.safetensors -o models/released --components models/frozen
+  nurie models init --preset sdxl --base stable-diffusion-xl -o models/start
+  nurie models parity reference.safetensors
   nurie models train-vae configs/train/nano-vae.yaml
 """
 
@@ -12,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from nurie.config.model import ModelConfig
 from nurie.config.train import EncodersTrainConfig, VaeTrainConfig
 from nurie_cli.settings import add_config_argument, load
 
@@ -34,9 +39,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
         command.add_argument("--store", default=DEFAULT_STORE, help="MLflow tracking store")
     verify = actions.add_parser("verify", help="compare a model folder with its digests")
     verify.add_argument("folder", type=Path, metavar="FOLDER")
+    _configure_transfer(actions)
+    parity = actions.add_parser("parity", help="compare with numeric references of a model")
+    parity.add_argument("file", type=Path, metavar="FILE", help="weights, inputs and outputs")
     add_config_argument(actions.add_parser("train-vae", help="train the autoencoder"))
     encoders = actions.add_parser("train-encoders", help="train the image encoder and the tagger")
     add_config_argument(encoders)
+
+
+def _configure_transfer(actions: Any) -> None:
+    convert = actions.add_parser("convert", help="a released checkpoint to a model folder")
+    convert.add_argument("file", type=Path, metavar="RELEASED.safetensors")
+    init = actions.add_parser("init", help="start weights of a training from a stock SDXL")
+    init.add_argument(
+        "--base", type=Path, required=True, help="its folder (unet/, vae/) or its single file"
+    )
+    init.add_argument("--seed", type=int, default=0, help="of the fresh weights (default: 0)")
+    for command in (convert, init):
+        command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+        command.add_argument(
+            "--preset", default="sdxl", help="name in configs/model, or a YAML file (default: sdxl)"
+        )
+        command.add_argument(
+            "--components",
+            type=Path,
+            metavar="DIR",
+            help="model folder with vae, image_encoder and tagger, which are copied",
+        )
+        command.add_argument(
+            "--dtype", choices=("float16", "bfloat16", "float32"), default="float16"
+        )
+        command.add_argument(
+            "--allow-pickle", action="store_true", help="read a pickle; its origin must be trusted"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,11 +81,13 @@ def run(args: argparse.Namespace) -> int:
         "register": _register,
         "promote": _promote,
         "verify": _verify,
+        "convert": _convert,
+        "init": _init,
+        "parity": _parity,
         "train-vae": _train_vae,
         "train-encoders": _train_encoders,
     }
-    actions[args.action](args)
-    return 0
+    return actions[args.action](args) or 0
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -84,6 +121,74 @@ def _verify(args: argparse.Namespace) -> None:
     from nurie.checkpoints.manifest import verify_manifest
 
     print(f"{args.folder}: complete and unchanged (sha256 {verify_manifest(args.folder)})")
+
+
+def _convert(args: argparse.Namespace) -> None:
+    import torch
+
+    from nurie.checkpoints.transfer import convert_released
+
+    preset, dtype = _preset(args.preset), getattr(torch, args.dtype)
+    reports = convert_released(
+        args.file, preset, args.output, dtype, allow_pickle=args.allow_pickle
+    )
+    _finish(args, preset, reports)
+
+
+def _init(args: argparse.Namespace) -> None:
+    import torch
+
+    from nurie.checkpoints.transfer import start_from_sdxl
+
+    preset, dtype = _preset(args.preset), getattr(torch, args.dtype)
+    reports = start_from_sdxl(
+        args.base, preset, args.output, dtype, seed=args.seed, allow_pickle=args.allow_pickle
+    )
+    _finish(args, preset, reports)
+
+
+def _preset(name: str) -> ModelConfig:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else Path(f"configs/model/{name}.yaml")
+    return load(str(path), (), ModelConfig)
+
+
+def _finish(args: argparse.Namespace, preset: ModelConfig, reports: dict[str, Any]) -> None:
+    """Show where the tensors come from; with the frozen parts it becomes a whole model folder."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nurie.inference.folder import complete_folder
+
+    console = Console()
+    table = Table("component", "taken", "reshaped", "fresh", "unused", "for example")
+    for name, report in reports.items():
+        counts = [len(report.taken), len(report.reshaped), len(report.fresh), len(report.unused)]
+        example = next(iter([*report.fresh, *report.unused]), "")
+        table.add_row(name, *map(str, counts), example)
+    console.print(table)
+    if args.components is None:
+        print(f"{args.output}: trained parts only; --components DIR makes it a model folder")
+        return
+    digest = complete_folder(args.output, args.components, preset)
+    print(f"{args.output}: a complete model folder (sha256 {digest})")
+
+
+def _parity(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from nurie.checkpoints.parity import MAX_ABS_ERROR, MAX_RELATIVE_L2, check_parity
+
+    table = Table("output", "max abs error", "relative L2 error", "")
+    over = 0
+    for row in check_parity(args.file):
+        over += not row.ok
+        verdict = "ok" if row.ok else "[red]over"
+        table.add_row(row.name, f"{row.max_abs:.2e}", f"{row.relative_l2:.2e}", verdict)
+    Console().print(table)
+    limits = f"limits {MAX_ABS_ERROR:g} and {MAX_RELATIVE_L2:g}"
+    print(f"{table.row_count} outputs, {over} over ({limits})")
+    return 1 if over else 0
 
 
 def _train_vae(args: argparse.Namespace) -> None:
