@@ -20,5 +20,7 @@ export RAY_USAGE_STATS_ENABLED=0
 # A dead HTTP proxy is replaced after about 5 s instead of 30 s.
 export RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S=1
 export RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S=2
+# A busy machine may need longer than 5 s to start one.
+export RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60
 
 exec ray start --head --block --dashboard-host 127.0.0.1 "$@"

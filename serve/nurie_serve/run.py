@@ -26,6 +26,8 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """What the process that starts Ray must have in its environment; Serve has no other way in."""
+OBJECT_STORE_BYTES = 2**29
+"""Store of a local Ray; it holds pictures on their way, while Ray would take a third of memory."""
 READY_TIMEOUT_S = 30.0
 
 
@@ -77,7 +79,12 @@ def _connect(config: ServeConfig) -> None:
         ray.init(address="auto")
         return
     _check_port_is_free(config)
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
 
 
 def _check_port_is_free(config: ServeConfig) -> None:
