@@ -103,8 +103,8 @@ def test_every_control_changes_the_picture(
 
 def test_sizes(pipeline: ColorizationPipeline) -> None:
     wide = {"sketch": drawing(200, 100), "num_inference_steps": 1}
-    assert colour(pipeline, **wide).shape == (32, 96, 3)
-    assert colour(pipeline, keep_size=True, **wide).shape == (100, 200, 3)
+    assert colour(pipeline, **wide).shape == (100, 200, 3)
+    assert colour(pipeline, keep_size=False, **wide).shape == (32, 96, 3)
     assert colour(pipeline, height=64, width=128, **wide).shape == (64, 128, 3)
     with pytest.raises(ValueError, match="height: 70 is not a multiple of 32"):
         colour(pipeline, height=70, **wide)

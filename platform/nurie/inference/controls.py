@@ -183,8 +183,8 @@ CONTROLS: tuple[Control, ...] = (
     Control(
         "keep_size",
         bool,
-        False,
-        "gives the result the sketch's own size and frame",
+        True,
+        "gives the result the sketch's own size and frame, unless height or width is given",
         "size",
     ),
     Control(

@@ -175,7 +175,7 @@ class ColorizationPipeline(DiffusionPipeline):
         use_background_adapter: bool = True,
         mask_threshold: float = 0.05,
         line_overlay: float = 0.0,
-        keep_size: bool = False,
+        keep_size: bool = True,
         seed: int | list[int] | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> ColorizationOutput:
@@ -201,7 +201,7 @@ class ColorizationPipeline(DiffusionPipeline):
             use_background_adapter: Use the background adapter, if the model has one.
             mask_threshold: Sketch mask values above this are foreground.
             line_overlay: Lays the sketch's own lines over the result, 0 to 1.
-            keep_size: Resize the result to the sketch's own size.
+            keep_size: Resize the result to the sketch's own size, unless height or width is given.
             seed: One seed per picture; a picture's result does not depend on its batch.
             callback_on_step_end: Called after every step with (pipeline, step, timestep,
                 {"latents": ...}); a returned dictionary may replace the latents.
@@ -235,6 +235,7 @@ class ColorizationPipeline(DiffusionPipeline):
             )
         images = to_pictures(decode_latents(self.vae, latents))
         self.maybe_free_model_hooks()
+        keep_size = keep_size and height is None and width is None
         finished = [
             _finish(image, picture, line_overlay, keep_size)
             for image, picture in zip(images, pictures, strict=True)
