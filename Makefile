@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export RAY_TRAIN_HEALTH_CHECK_INTERVAL_S ?= 0.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lint types imports unit clean
+.PHONY: help setup demo test check format lint types imports unit bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -55,6 +55,9 @@ imports: setup
 
 unit: setup
 	$(BIN)/python -m pytest tests/unit tests/architecture
+
+bench: setup ## speed of what the method saves, as ratios of CPU time
+	$(BIN)/python -m benchmarks
 
 clean: ## remove what the demo and training made (data, runs, MLflow store)
 	rm -rf data runs .demo mlruns mlartifacts mlflow.db

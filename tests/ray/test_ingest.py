@@ -20,6 +20,7 @@ from nurie.models.image_encoder import build_image_encoder
 from nurie.models.reference_encoder import ReferenceEncoder
 from nurie.models.tagger_network import TaggerNetwork
 from nurie.training.tagger_export import export_tagger
+from nurie_pipelines.data import ingest
 from nurie_pipelines.data.build import build_dataset
 from nurie_pipelines.data.ingest import training_dataset
 from nurie_pipelines.data.latents import LatentEncoder
@@ -111,6 +112,16 @@ def test_later_start_gives_the_tail(whole, read, model, components):
     tail = collect(dataset, BATCH)
     for name, values in whole.items():
         assert_same(values[3 * BATCH :], tail[name], name)
+
+
+def test_more_rows_than_may_wait_come_through(read, model, components, monkeypatch):
+    """With room for a few blocks only, the feed must not stand still."""
+    monkeypatch.setattr(ingest, "BLOCK_BYTES", 2**16)
+    monkeypatch.setattr(ingest, "OBJECT_STORE_BYTES", 2**20)
+    dataset = training_dataset(read, model, components, BackboneStage(steps=1), BATCH, 60, 0, 5)
+    rows = collect(dataset, BATCH)
+    assert rows["position"].tolist() == list(range(60 * BATCH))
+    assert sum(values.nbytes for values in rows.values()) > 4 * 2**20
 
 
 def test_two_workers_share_every_global_batch(whole, read, model, components):

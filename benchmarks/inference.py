@@ -1,0 +1,118 @@
+"""Denoising with guidance against diffusers' ControlNet and IP-Adapter on the same U-Net size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+
+from benchmarks.measure import Row, cpu_seconds
+from benchmarks.sizes import (
+    BATCH,
+    CONFIG,
+    SIDE,
+    conditioning,
+    denoiser,
+    normal,
+    sketch_encoder,
+)
+from nurie.inference.scheduler import build_scheduler
+from nurie.models.conditioning import Conditioning
+from nurie.models.unet import ColorizationUNet
+
+Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+STEPS, GUIDANCE = 5, 2.0
+_IMAGE_TOKENS = 4
+
+
+def run(rounds: int = 3) -> Row:
+    """Measure a whole denoising loop; decoding is the same for both and left out."""
+    unet, encoder = denoiser().eval(), sketch_encoder().eval()
+    sketch = normal(BATCH, 3, 8 * SIDE, 8 * SIDE, seed=5)
+
+    def ours() -> torch.Tensor:
+        with torch.no_grad():
+            given = replace(conditioning(encoder(sketch)), num_null_branches=1, cache={})
+            return _denoise(lambda x, t: unet(x, t, given).sample)
+
+    def plain() -> torch.Tensor:
+        """Guidance in two whole branches, with our model: the result must be the same."""
+        with torch.no_grad():
+            given = conditioning(encoder(sketch))
+            return _denoise(lambda x, t: _two_passes(unet, given, x, t))
+
+    theirs = _controlnet_with_ip_adapter(unet, sketch)
+    difference = (ours() - plain()).abs().max()
+    seconds = cpu_seconds(ours, lambda: _denoise(theirs), rounds)
+    name = f"denoising, {STEPS} steps with guidance | diffusers ControlNet + IP-Adapter"
+    return Row(name, *seconds, 1.35, f"plain guidance {difference:.0e}")
+
+
+def _denoise(predict: Predict) -> torch.Tensor:
+    scheduler = build_scheduler(CONFIG.diffusion)
+    scheduler.set_timesteps(STEPS)
+    latents = normal(BATCH, 4, SIDE, SIDE, seed=4)
+    for timestep in scheduler.timesteps:
+        with_reference, without = predict(latents, timestep).chunk(2)
+        prediction = without + GUIDANCE * (with_reference - without)
+        latents = scheduler.step(prediction, timestep, latents).prev_sample
+    return latents
+
+
+def _two_passes(
+    unet: ColorizationUNet, given: Conditioning, latents: torch.Tensor, timestep: torch.Tensor
+) -> torch.Tensor:
+    assert given.reference_tokens is not None
+    zeros = replace(given, reference_tokens=torch.zeros_like(given.reference_tokens))
+    return torch.cat([unet(latents, timestep, c).sample for c in (given, zeros)])
+
+
+def _controlnet_with_ip_adapter(unet: ColorizationUNet, sketch: torch.Tensor) -> Predict:
+    """What diffusers' SDXL ControlNet pipeline computes in a step, with an IP-Adapter loaded."""
+    stock = UNet2DConditionModel.from_config(unet.config).eval()
+    control = ControlNetModel.from_unet(stock).eval()
+    stock.encoder_hid_proj = None
+    stock._load_ip_adapter_weights([_ip_adapter(stock)])
+    width = CONFIG.unet.cross_attention_dim
+    text = normal(2 * BATCH, 77, width, seed=7)
+    picture = normal(2 * BATCH, 1, 1, width, seed=8)[:, 0]
+    added = normal(2 * BATCH, CONFIG.unet.added_embedding_dim, seed=9)
+    both = torch.cat([sketch, sketch])
+
+    @torch.no_grad()
+    def predict(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        doubled = torch.cat([latents, latents])
+        down, middle = control(doubled, timestep, text, both, class_labels=added, return_dict=False)
+        return stock(
+            doubled,
+            timestep,
+            text,
+            class_labels=added,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            added_cond_kwargs={"image_embeds": [picture]},
+        ).sample
+
+    return predict
+
+
+def _ip_adapter(unet: UNet2DConditionModel) -> dict[str, dict[str, torch.Tensor]]:
+    """Random weights in the form of a published IP-Adapter (4 image tokens)."""
+    width = CONFIG.unet.cross_attention_dim
+    layers: dict[str, torch.Tensor] = {}
+    number = 1
+    for name, module in unet.named_modules():
+        if name.endswith("attn2"):
+            inner = module.to_q.out_features
+            layers[f"{number}.to_k_ip.weight"] = torch.randn(inner, width) * width**-0.5
+            layers[f"{number}.to_v_ip.weight"] = torch.randn(inner, width) * width**-0.5
+            number += 2
+    projection = {
+        "proj.weight": torch.randn(_IMAGE_TOKENS * width, width) * width**-0.5,
+        "proj.bias": torch.zeros(_IMAGE_TOKENS * width),
+        "norm.weight": torch.ones(width),
+        "norm.bias": torch.zeros(width),
+    }
+    return {"image_proj": projection, "ip_adapter": layers}
