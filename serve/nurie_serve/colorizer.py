@@ -68,7 +68,11 @@ def load_model(config: ServeConfig) -> tuple[Any, ModelInfo]:
     pipeline.set_progress_bar_config(disable=True)
     name = config.model if config.model.startswith("models:/") else folder.name
     parts = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    return pipeline, ModelInfo(name, manifest_digest(folder), device, config.dtype, parts)
+    own = {
+        control: getattr(pipeline.config, f"default_{control}")
+        for control in ("num_inference_steps", "guidance_scale")
+    }
+    return pipeline, ModelInfo(name, manifest_digest(folder), device, config.dtype, parts, own)
 
 
 class Colorizer:

@@ -101,12 +101,12 @@ def _add_colorize(app: FastAPI, config: ServeConfig, dispatcher: Dispatcher) -> 
 
 
 def _add_information(app: FastAPI, config: ServeConfig, dispatcher: Dispatcher) -> None:
-    described = options(limited_controls(config.limits), config.limits)
+    controls = limited_controls(config.limits)
 
     @app.get("/v1/options")
     async def get_options() -> dict[str, Any]:
         """Every picture, control and limit of /v1/colorize."""
-        return described
+        return options(controls, config.limits, (await dispatcher.describe()).defaults)
 
     @app.get("/v1/models")
     async def get_models() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -68,6 +68,8 @@ class ModelInfo:
     dtype: str
     components: list[str] = field(default_factory=list)
     """Parts of the model folder, e.g. ``foreground_encoder``."""
+    defaults: dict[str, float] = field(default_factory=dict)
+    """Controls whose default is the model's own."""
 
     @property
     def label(self) -> str:
@@ -91,15 +93,22 @@ def _capped(control: Control, cap: int | None) -> Control:
     return replace(control, maximum=min(control.maximum, cap))
 
 
-def options(controls: Iterable[Control], limits: LimitsConfig) -> dict[str, Any]:
-    """The answer of ``GET /v1/options``."""
+def options(
+    controls: Iterable[Control], limits: LimitsConfig, defaults: Mapping[str, float]
+) -> dict[str, Any]:
+    """The answer of ``GET /v1/options``; ``defaults`` are the model's own."""
     return {
         "inputs": [
             {"name": name, "required": name in REQUIRED_INPUTS, "help": text}
             for name, text in IMAGE_INPUTS.items()
         ],
         "controls": [
-            {**asdict(control), "type": control.type.__name__, "allowed": control.allowed}
+            {
+                **asdict(control),
+                "default": defaults.get(control.name, control.default),
+                "type": control.type.__name__,
+                "allowed": control.allowed,
+            }
             for control in controls
         ],
         "limits": limits.model_dump(),

@@ -20,7 +20,7 @@ from nurie_serve.schema import ColorizeJob, ColorizeResult, ModelInfo
 # Read by Ray when it starts, which the first test that needs it may do before the server.
 os.environ.update(ENVIRONMENT)
 
-INFO = ModelInfo("test-model", "ab" * 32, "cpu", "float32", ["unet"])
+INFO = ModelInfo("test-model", "ab" * 32, "cpu", "float32", ["unet"], {"guidance_scale": 1.3})
 
 
 class Response:

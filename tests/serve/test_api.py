@@ -169,6 +169,9 @@ def test_options_is_the_table_with_the_servers_limits(client: TestClient) -> Non
     assert list(controls) == [control.name for control in CONTROLS]
     assert controls["width"]["maximum"] == 512
     assert controls["num_inference_steps"]["type"] == "int"
+    # The model's own value, where it has one.
+    assert controls["guidance_scale"]["default"] == 1.3
+    assert controls["num_inference_steps"]["default"] is None
     assert all(control["help"] and control["allowed"] for control in controls.values())
     assert {i["name"]: i["required"] for i in answer["inputs"]}["sketch"] is True
 

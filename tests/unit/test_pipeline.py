@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from nurie.config.model import SamplingConfig
 from nurie.inference.pipeline import ColorizationPipeline
 from tests.tiny import randomise, tiny_components, tiny_model
 
@@ -49,6 +50,19 @@ def test_a_saved_folder_makes_the_same_picture(
     assert not list(tmp_path.rglob("*.bin")) and (tmp_path / "model_index.json").is_file()
     assert np.array_equal(colour(loaded), colour(pipeline))
     assert loaded.components.keys() == pipeline.components.keys()
+
+
+def test_a_folder_keeps_the_models_own_sampling(tmp_path: Path) -> None:
+    model = tiny_model().eval()
+    sampling = SamplingConfig(num_inference_steps=2, guidance_scale=4.0)
+    model.config = model.config.model_copy(update={"sampling": sampling})
+    made = ColorizationPipeline.from_model(model, tiny_components(tmp_path / "components"))
+    made.save_pretrained(tmp_path / "model")
+    loaded = ColorizationPipeline.from_pretrained(tmp_path / "model")
+    loaded.set_progress_bar_config(disable=True)
+    own = colour(loaded, num_inference_steps=None, guidance_scale=None)
+    assert np.array_equal(own, colour(loaded, num_inference_steps=2, guidance_scale=4.0))
+    assert not np.array_equal(own, colour(loaded, num_inference_steps=2, guidance_scale=1.0))
 
 
 def test_a_missing_component_is_named(pipeline: ColorizationPipeline, tmp_path: Path) -> None:

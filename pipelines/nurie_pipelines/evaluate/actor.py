@@ -37,8 +37,8 @@ class ColorizeAndMeasure:
         reference: str,
         tracking_uri: str,
         shards: Path,
-        num_inference_steps: int,
-        guidance_scale: float,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
         device: str,
     ) -> None:
         from nurie.inference.pipeline import ColorizationPipeline

@@ -23,10 +23,10 @@ class EvaluateConfig(ConfigModel):
     """Folder of the table (JSON, Markdown) and the contact sheet."""
     num_samples: int = Field(default=64, ge=1)
     """Test samples, chosen by the seed."""
-    num_inference_steps: int = Field(default=20, ge=1)
-    """Denoising steps."""
-    guidance_scale: float = Field(default=2.0, ge=0)
-    """Reference guidance."""
+    num_inference_steps: int | None = Field(default=None, ge=1)
+    """Denoising steps (None: the model's own)."""
+    guidance_scale: float | None = Field(default=None, ge=0)
+    """Reference guidance (None: the model's own)."""
     batch_size: int = Field(default=8, ge=1)
     """Pictures per batch."""
     num_actors: int = Field(default=2, ge=1)

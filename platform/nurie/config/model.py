@@ -113,6 +113,15 @@ class DiffusionConfig(ConfigModel):
     """Shift the schedule so that the last step is pure noise."""
 
 
+class SamplingConfig(ConfigModel):
+    """What a picture is made with when a request does not say otherwise."""
+
+    num_inference_steps: int = Field(default=20, ge=1)
+    """Denoising steps."""
+    guidance_scale: float = Field(default=2.0, ge=0)
+    """Reference guidance; 1 and less is without."""
+
+
 class ModelConfig(ConfigModel):
     """One preset of the model family."""
 
@@ -132,6 +141,8 @@ class ModelConfig(ConfigModel):
     """Autoencoder."""
     diffusion: DiffusionConfig = DiffusionConfig()
     """Noise schedule."""
+    sampling: SamplingConfig = SamplingConfig()
+    """The model's own sampling, kept in its folder."""
     background_embedding_dim: int = Field(default=1024, ge=4, multiple_of=4)
     """Added embedding of the background encoder: a quarter each for top, left, height, width."""
     lora_rank: int = Field(default=4, ge=1)

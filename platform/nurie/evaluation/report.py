@@ -113,6 +113,11 @@ def table(
     return lines
 
 
+def _own(value: float | None) -> str:
+    """A setting, or that the model's own was used."""
+    return "the model's own" if value is None else f"{value:g}"
+
+
 def markdown(report: Mapping[str, Any], summary: Mapping[str, Mapping[str, Interval]]) -> str:
     """The report as a page: what was measured, the table, the comparisons, what was left out."""
     head, *body = table(summary)
@@ -120,8 +125,8 @@ def markdown(report: Mapping[str, Any], summary: Mapping[str, Mapping[str, Inter
         "# Evaluation",
         "",
         f"Model `{report['model']}` (manifest {report['model_digest'][:12]}), "
-        f"{report['num_samples']} unseen samples, {report['num_inference_steps']} steps, "
-        f"guidance {report['guidance_scale']}, seed {report['seed']}. "
+        f"{report['num_samples']} unseen samples, {_own(report['num_inference_steps'])} steps, "
+        f"guidance {_own(report['guidance_scale'])}, seed {report['seed']}. "
         "Means with 95% bootstrap intervals.",
         "",
         _row(head),

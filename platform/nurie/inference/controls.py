@@ -31,8 +31,8 @@ class ControlError(ValueError):
 class Control:
     """One control and all that a user interface needs to show it.
 
-    A ``default`` of None means that the value is chosen when a picture is made; controls of one
-    ``group`` are shown together.
+    A ``default`` of None means that the value is chosen when a picture is made: at random (seed),
+    by the sketch (size), or by the model. Controls of one ``group`` are shown together.
     """
 
     name: str
@@ -98,7 +98,7 @@ CONTROLS: tuple[Control, ...] = (
     Control(
         "guidance_scale",
         float,
-        2.0,
+        None,
         "how strongly the reference's colours win over the model's own ideas; 1 and below is "
         "without guidance and twice as fast",
         minimum=0,
@@ -107,7 +107,7 @@ CONTROLS: tuple[Control, ...] = (
     Control(
         "num_inference_steps",
         int,
-        20,
+        None,
         "more steps are finer and slower",
         minimum=1,
         maximum=100,

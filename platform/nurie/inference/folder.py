@@ -43,6 +43,24 @@ OPTIONAL: dict[str, type[ModelMixin]] = {
 }
 FROZEN = ("vae", "image_encoder", "tagger")
 """Components that training does not change."""
+OWN_SETTINGS = (
+    "default_size",
+    "default_num_inference_steps",
+    "default_guidance_scale",
+    "use_tagger",
+)
+"""Settings of a pipeline that its folder keeps."""
+
+
+def own_settings(config: ModelConfig) -> dict[str, Any]:
+    """The settings that a pipeline of this preset keeps in its folder."""
+    values = (
+        config.image_size,
+        config.sampling.num_inference_steps,
+        config.sampling.guidance_scale,
+        config.reference.use_tagger,
+    )
+    return dict(zip(OWN_SETTINGS, values, strict=True))
 
 
 def load_frozen_parts(folder: Path) -> dict[str, Any]:
@@ -84,7 +102,7 @@ def load_pipeline_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
             nn.Module.to(parts[name], dtype)
     kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
     parts["scheduler"] = getattr(diffusers, kind).from_pretrained(folder / "scheduler")
-    return {**parts, "default_size": index["default_size"], "use_tagger": index["use_tagger"]}
+    return parts | {name: index[name] for name in OWN_SETTINGS if name in index}
 
 
 def _load(kind: type[ModelMixin], folder: Path) -> ModelMixin:
@@ -133,8 +151,7 @@ def complete_folder(folder: Path, components: Path, config: ModelConfig) -> str:
     kinds = {**REQUIRED, **OPTIONAL, "vae": AutoencoderKL}
     index = {
         "_class_name": "ColorizationPipeline",
-        "default_size": config.image_size,
-        "use_tagger": config.reference.use_tagger,
+        **own_settings(config),
         **{
             name: [kind.__module__, kind.__name__]
             for name, kind in kinds.items()

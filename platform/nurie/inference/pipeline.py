@@ -21,6 +21,7 @@ from nurie.inference.conditioning import Parts, Strengths, build_conditioning
 from nurie.inference.folder import (
     load_frozen_parts,
     load_pipeline_parts,
+    own_settings,
     save_pipeline_parts,
 )
 from nurie.inference.postprocess import overlay_lines, to_pictures
@@ -67,6 +68,8 @@ class ColorizationPipeline(DiffusionPipeline):
         foreground_adapter: Optional adapter.
         background_encoder: Optional adapter; the U-Net then carries its LoRA.
         default_size: Side of the square whose area a result has by default, in pixels.
+        default_num_inference_steps: Denoising steps of a call that does not say how many.
+        default_guidance_scale: Guidance of a call that does not say how much.
         use_tagger: False for a model trained without the tagger (ablation).
     """
 
@@ -89,6 +92,8 @@ class ColorizationPipeline(DiffusionPipeline):
         foreground_adapter: ForegroundAdapter | None = None,
         background_encoder: BackgroundEncoder | None = None,
         default_size: int = 1024,
+        default_num_inference_steps: int = 20,
+        default_guidance_scale: float = 2.0,
         use_tagger: bool = True,
     ) -> None:
         super().__init__()
@@ -102,7 +107,12 @@ class ColorizationPipeline(DiffusionPipeline):
             foreground_adapter=foreground_adapter,
             background_encoder=background_encoder,
         )
-        self.register_to_config(default_size=default_size, use_tagger=use_tagger)
+        self.register_to_config(
+            default_size=default_size,
+            default_num_inference_steps=default_num_inference_steps,
+            default_guidance_scale=default_guidance_scale,
+            use_tagger=use_tagger,
+        )
         if tagger is None:
             raise ValueError("tagger: missing; a model without one has use_tagger=False instead")
         # ONNX Runtime's session is no torch module, so diffusers does not manage it.
@@ -136,8 +146,7 @@ class ColorizationPipeline(DiffusionPipeline):
             **model.parts(),
             **load_frozen_parts(components),
             scheduler=build_scheduler(config.diffusion),
-            default_size=config.image_size,
-            use_tagger=config.reference.use_tagger,
+            **own_settings(config),
         )
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -166,8 +175,8 @@ class ColorizationPipeline(DiffusionPipeline):
         background: list[Image.Image] | Image.Image | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 20,
-        guidance_scale: float = 2.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         reference_strength: float = 1.0,
         sketch_strength: float = 1.0,
         foreground_strength: float = 1.0,
@@ -192,8 +201,8 @@ class ColorizationPipeline(DiffusionPipeline):
             background: Picture whose background is taken (None: the reference's).
             height: Height of the generated picture, a multiple of 32.
             width: Width of the generated picture, a multiple of 32.
-            num_inference_steps: Denoising steps.
-            guidance_scale: Reference guidance; 1 and less is without.
+            num_inference_steps: Denoising steps (None: the model's own).
+            guidance_scale: Reference guidance; 1 and less is without (None: the model's own).
             reference_strength: Factor of the cross-attention to the reference.
             sketch_strength: Factor of the sketch features.
             foreground_strength: Factor of the foreground adapter.
@@ -213,6 +222,10 @@ class ColorizationPipeline(DiffusionPipeline):
             sketch, reference, foreground_mask, reference_mask, background, height, width
         )
         count = len(pictures)
+        if num_inference_steps is None:
+            num_inference_steps = self.config.default_num_inference_steps
+        if guidance_scale is None:
+            guidance_scale = self.config.default_guidance_scale
         drawn = [secrets.randbelow(MAX_SEED + 1) for _ in range(count)] if seed is None else seed
         seeds = as_list(drawn, count, "seed")
         use_background_adapter = use_background_adapter and self.background_encoder is not None
