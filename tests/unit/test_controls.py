@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 
 from nurie.inference.controls import CONTROLS, ControlError, parse_controls
 
 TABLE = {control.name: control for control in CONTROLS}
-PICTURES = {"sketch", "reference", "foreground_mask", "reference_mask", "background"}
-
-
-def test_controls_are_the_pipelines_arguments() -> None:
-    from nurie.inference.pipeline import ColorizationPipeline
-
-    parameters = inspect.signature(ColorizationPipeline.__call__).parameters
-    assert set(TABLE) == set(parameters) - {"self", "callback_on_step_end"} - PICTURES
-    for control in CONTROLS:
-        assert control.default == parameters[control.name].default, control.name
 
 
 def test_defaults_are_in_range() -> None:

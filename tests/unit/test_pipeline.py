@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from nurie.config.model import SamplingConfig
+from nurie.inference.controls import CONTROLS, ControlError
 from nurie.inference.pipeline import ColorizationPipeline
+from nurie.inference.scheduler import SCHEDULERS
 from tests.tiny import randomise, tiny_components, tiny_model
 
 
@@ -83,27 +86,45 @@ def test_a_picture_does_not_depend_on_its_batch(pipeline: ColorizationPipeline) 
     assert np.abs(np.asarray(both[0], np.int16) - np.asarray(alone, np.int16)).max() > 4
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"seed": 2},
-        {"num_inference_steps": 5},
-        {"guidance_scale": 1.0},
-        {"guidance_scale": 5.0},
-        {"reference_strength": 0.3},
-        {"sketch_strength": 0.3},
-        {"foreground_strength": 0.3},
-        {"use_foreground_adapter": False},
-        {"use_background_adapter": False},
-        {"mask_threshold": 0.999},
-        {"line_overlay": 1.0},
-        {"reference": painting(9)},
-        {"background": painting(11)},
-        {"foreground_mask": Image.new("L", (64, 64), 0)},
-        {"reference_mask": Image.new("L", (64, 64), 0)},
-    ],
-    ids=lambda change: next(iter(change)),
-)
+CHANGES: list[dict[str, Any]] = [
+    {"seed": 2},
+    {"num_inference_steps": 5},
+    {"guidance_scale": 1.0},
+    {"guidance_scale": 5.0},
+    {"guidance_start": 0.5},
+    {"guidance_end": 0.5},
+    {"sketch_guidance_scale": 3.0},
+    {"scheduler": "dpmpp_2m_sde"},
+    {"scheduler": "euler"},
+    {"scheduler": "ddim"},
+    {"scheduler": "unipc"},
+    {"karras_sigmas": True},
+    {"reference_strength": 0.3},
+    {"foreground_reference_strength": 0.3},
+    {"background_reference_strength": 0.3},
+    {"encoder_reference_strength": 0.3},
+    {"decoder_reference_strength": 0.3},
+    {"merge_scale": 0.9},
+    {"sketch_strength": 0.3},
+    *({f"sketch_level_{level}": 0.0} for level in (1, 2, 3, 4)),
+    {"foreground_strength": 0.3},
+    {"background_strength": 0.3},
+    {"inpaint_background": True},
+    {"use_foreground_adapter": False},
+    {"use_background_adapter": False},
+    {"mask_threshold": 0.999},
+    {"line_overlay": 1.0},
+    {"keep_size": False},
+    {"height": 96},
+    {"width": 96},
+    {"reference": painting(9)},
+    {"background": painting(12)},
+    {"foreground_mask": Image.new("L", (64, 64), 0)},
+    {"reference_mask": Image.new("L", (64, 64), 0)},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: "-".join(map(str, *change.items())))
 def test_every_control_changes_the_picture(
     pipeline: ColorizationPipeline, change: dict[str, Any]
 ) -> None:
@@ -111,8 +132,58 @@ def test_every_control_changes_the_picture(
     mask = Image.new("L", (64, 64), 0)
     ImageDraw.Draw(mask).ellipse((12, 12, 52, 52), fill=255)
     mask = mask.resize((8, 8), Image.Resampling.BOX).resize((64, 64))
-    base: dict[str, Any] = {"foreground_mask": mask}
-    assert np.abs(colour(pipeline, **base) - colour(pipeline, **(base | change))).max() > 1
+    base: dict[str, Any] = {
+        "sketch": drawing(68, 64),  # not the size that the model makes
+        "foreground_mask": mask.resize((68, 64)),
+        "background": painting(11),
+        "guidance_scale": 2.0,
+    }
+    before, after = colour(pipeline, **base), colour(pipeline, **(base | change))
+    assert before.shape != after.shape or np.abs(before - after).max() > 1
+
+
+def test_every_control_is_swept() -> None:
+    pictures = {"reference", "background", "foreground_mask", "reference_mask"}
+    swept = {name for change in CHANGES for name in change}
+    assert swept - pictures == {control.name for control in CONTROLS}
+
+
+def test_an_inpainted_background_stays(pipeline: ColorizationPipeline) -> None:
+    mask = Image.new("L", (64, 64), 0)
+    ImageDraw.Draw(mask).rectangle((0, 0, 31, 63), fill=255)
+    last: list[torch.Tensor] = []
+    for seed in (1, 2):
+        made: list[torch.Tensor] = []
+
+        def keep(
+            pipe: Any, step: int, timestep: Any, values: dict, made: list[torch.Tensor] = made
+        ) -> dict:
+            made.append(values["latents"])
+            return values
+
+        base = {"foreground_mask": mask, "background": painting(4), "inpaint_background": True}
+        colour(pipeline, seed=seed, callback_on_step_end=keep, **base)
+        last.append(made[-1])
+    assert torch.equal(last[0][..., 4:], last[1][..., 4:])
+    assert not torch.isclose(last[0][..., :4], last[1][..., :4]).any()
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_result_does_not_depend_on_its_batch_with_any_sampler(
+    pipeline: ColorizationPipeline, name: str
+) -> None:
+    settings = {"num_inference_steps": 3, "scheduler": name}
+    both = pipeline([drawing()] * 2, [painting(0), painting(5)], seed=[7, 8], **settings).images
+    alone = pipeline(drawing(), painting(5), seed=8, **settings).images[0]
+    difference = np.abs(np.asarray(both[1], np.int16) - np.asarray(alone, np.int16))
+    assert difference.max() <= 1
+
+
+def test_samplers_without_karras_spacing_say_so(pipeline: ColorizationPipeline) -> None:
+    with pytest.raises(ControlError, match="karras_sigmas: the sampler ddim"):
+        colour(pipeline, scheduler="ddim", karras_sigmas=True)
+    with pytest.raises(ControlError, match="did you mean guidance_scale"):
+        colour(pipeline, guidance_scala=2.0)
 
 
 def test_sizes(pipeline: ColorizationPipeline) -> None:
@@ -120,7 +191,7 @@ def test_sizes(pipeline: ColorizationPipeline) -> None:
     assert colour(pipeline, **wide).shape == (100, 200, 3)
     assert colour(pipeline, keep_size=False, **wide).shape == (32, 96, 3)
     assert colour(pipeline, height=64, width=128, **wide).shape == (64, 128, 3)
-    with pytest.raises(ValueError, match="height: 70 is not a multiple of 32"):
+    with pytest.raises(ValueError, match="height: 70 is not .* a multiple of 32"):
         colour(pipeline, height=70, **wide)
     with pytest.raises(ValueError, match="one size"):
         pipeline([drawing(), drawing(200, 100)], painting(), num_inference_steps=1)

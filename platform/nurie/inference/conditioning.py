@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from nurie.inference.preprocess import mask_tensor, picture_tensor, sketch_tensor
 from nurie.inference.request import Prepared
+from nurie.inference.sampling import KeptBackground
 from nurie.models.added_embedding import (
     DEFAULT_AESTHETIC_SCORE,
     FULL_CROP,
@@ -44,6 +46,7 @@ class Parts:
         foreground_adapter: None switches it off.
         background_encoder: None switches it off.
         added_embedding_dim: Of the U-Net.
+        num_blocks: Transformer blocks of the U-Net before its up path, and in it.
     """
 
     sketch_encoder: SketchEncoder
@@ -53,15 +56,29 @@ class Parts:
     foreground_adapter: ForegroundAdapter | None
     background_encoder: BackgroundEncoder | None
     added_embedding_dim: int
+    num_blocks: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Strengths:
-    """Controls that act through the conditioning; see ``nurie.inference.controls``."""
+    """Controls that act through the conditioning; see ``nurie.inference.controls``.
 
-    reference: float = 1.0
-    sketch: float = 1.0
+    Args:
+        sketch: Factor of each of the four sketch features, fine to coarse.
+        reference: Factor of the cross-attention in the encoder (with the middle) and the decoder.
+        region: Factor of the cross-attention for foreground and background.
+        merge: How much of the background's answer the foreground takes.
+        foreground: Factor of the foreground adapter.
+        background: Factor of the background adapter.
+        mask_threshold: Sketch mask values above this are foreground.
+    """
+
+    sketch: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    reference: tuple[float, float] = (1.0, 1.0)
+    region: tuple[float, float] = (1.0, 1.0)
+    merge: float = 0.0
     foreground: float = 1.0
+    background: float = 1.0
     mask_threshold: float = 0.05
 
 
@@ -84,14 +101,18 @@ def build_conditioning(
     """
     device, dtype = parts.sketch_encoder.device, parts.sketch_encoder.dtype
     sketch = invert_sketch(sketch_tensor([p.sketch for p in pictures])).to(device, dtype)
-    features = [strengths.sketch * x for x in parts.sketch_encoder(sketch)]
+    features = parts.sketch_encoder(sketch)
+    features = [factor * x for factor, x in zip(strengths.sketch, features, strict=True)]
     sketch_mask = mask_tensor([p.sketch_mask for p in pictures]).to(device, dtype)
     region = RegionMask(sketch_mask, strengths.mask_threshold)
     tokens = _tokens(parts, [p.reference for p in pictures])
     split = None
-    if separate_background:
-        background_tokens = _tokens(parts, [p.background for p in pictures])
-        tokens, split = torch.cat([tokens, background_tokens], dim=1), SplitAttention(region)
+    if separate_background or strengths.region != (1, 1):
+        background_tokens = tokens
+        if separate_background:
+            background_tokens = _tokens(parts, [p.background for p in pictures])
+        tokens = torch.cat([tokens, background_tokens], dim=1)
+        split = SplitAttention(region, strengths.merge, *strengths.region)
     areas = torch.tensor([p.canvas.width * p.canvas.height for p in pictures])
     scores = torch.full((len(pictures),), DEFAULT_AESTHETIC_SCORE)
     return Conditioning(
@@ -101,10 +122,18 @@ def build_conditioning(
         num_null_branches=1 if guided else 0,
         split=split,
         foreground=_foreground(parts, pictures, region, strengths.foreground),
-        background=_background(parts, pictures, region),
-        reference_strength=strengths.reference,
+        background=_background(parts, pictures, region, strengths.background),
+        reference_strength=_per_block(parts, *strengths.reference),
         cache={},
     )
+
+
+def _per_block(parts: Parts, encoder: float, decoder: float) -> float | list[float]:
+    """The reference's strength for every transformer block; the middle belongs to the encoder."""
+    if encoder == decoder:
+        return encoder
+    before, after = parts.num_blocks
+    return [encoder] * before + [decoder] * after
 
 
 def _tokens(parts: Parts, images: list) -> torch.Tensor:
@@ -129,10 +158,10 @@ def _foreground(
 
 
 def _background(
-    parts: Parts, pictures: list[Prepared], region: RegionMask
+    parts: Parts, pictures: list[Prepared], region: RegionMask, strength: float
 ) -> BackgroundConditioning | None:
     encoder = parts.background_encoder
-    if encoder is None:
+    if encoder is None or strength == 0:
         return None
     pixels = picture_tensor([p.background for p in pictures]).to(encoder.device, encoder.dtype)
     masks = [p.reference_mask for p in pictures]
@@ -140,4 +169,18 @@ def _background(
     stacked = background_input(latents, region.mask, mask_tensor(masks).to(pixels))
     crops = torch.tensor([FULL_CROP] * len(pictures))
     added = embed_scalars(crops, encoder.config.added_embedding_dim).to(pixels)
-    return BackgroundConditioning(encoder(stacked, added), region)
+    return BackgroundConditioning(encoder(stacked, added), region, strength)
+
+
+def kept_background(
+    parts: Parts, pictures: list[Prepared], mask_threshold: float
+) -> KeptBackground:
+    """The background pictures as they are, for everything outside the sketches' foreground."""
+    pixels = picture_tensor([p.background for p in pictures])
+    latents = parts.encode_latents(
+        pixels.to(parts.sketch_encoder.device, parts.sketch_encoder.dtype)
+    )
+    mask = mask_tensor([p.sketch_mask for p in pictures]).to(latents)
+    # A latent belongs to the foreground as soon as one of its pixels does.
+    foreground = F.adaptive_max_pool2d((mask > mask_threshold).to(latents), latents.shape[-2:])
+    return KeptBackground(latents, foreground)

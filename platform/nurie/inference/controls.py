@@ -94,6 +94,16 @@ class Control:
 
 _SIZE_HELP = "of the result in pixels; left out, it follows the sketch"
 
+
+def _factor(name: str, group: str, text: str, maximum: float = 2, default: float = 1.0) -> Control:
+    return Control(name, float, default, text, group, minimum=0, maximum=maximum)
+
+
+def _side(name: str) -> Control:
+    text = f"{name} {_SIZE_HELP}"
+    return Control(name, int, None, text, "size", minimum=64, maximum=2048, multiple_of=32)
+
+
 CONTROLS: tuple[Control, ...] = (
     Control(
         "guidance_scale",
@@ -121,91 +131,117 @@ CONTROLS: tuple[Control, ...] = (
         maximum=2**32 - 1,
     ),
     Control(
-        "sketch_strength",
-        float,
-        1.0,
-        "how closely the result follows the lines",
-        "sketch",
-        minimum=0,
-        maximum=2,
-    ),
-    Control(
-        "line_overlay",
-        float,
-        0.0,
-        "lays the sketch's own lines over the result: 0 not at all, 1 fully",
-        "sketch",
-        minimum=0,
-        maximum=1,
-    ),
-    Control(
-        "reference_strength",
-        float,
-        1.0,
-        "how much the reference contributes",
-        "reference",
-        minimum=0,
-        maximum=1,
-    ),
-    Control(
-        "use_foreground_adapter",
-        bool,
-        True,
-        "takes the figure's details from the reference, if the model has the adapter",
-        "reference",
-    ),
-    Control(
-        "foreground_strength",
-        float,
-        1.0,
-        "how strongly the foreground adapter acts",
-        "reference",
-        minimum=0,
-        maximum=2,
-    ),
-    Control(
-        "use_background_adapter",
-        bool,
-        True,
-        "takes the background from the background picture or the reference, if the model has the "
-        "adapter",
-        "reference",
-    ),
-    Control(
-        "mask_threshold",
-        float,
-        0.05,
-        "where the sketch's mask is brighter than this, it is foreground",
-        "sketch",
-        minimum=0,
-        maximum=1,
-    ),
-    Control(
         "keep_size",
         bool,
         True,
         "gives the result the sketch's own size and frame, unless height or width is given",
         "size",
     ),
-    Control(
-        "height",
-        int,
-        None,
-        f"height {_SIZE_HELP}",
-        "size",
-        minimum=64,
-        maximum=2048,
-        multiple_of=32,
+    _side("height"),
+    _side("width"),
+    _factor("sketch_strength", "sketch", "how closely the result follows the lines"),
+    _factor(
+        "line_overlay",
+        "sketch",
+        "lays the sketch's own lines over the result: 0 not at all, 1 fully",
+        maximum=1,
+        default=0.0,
+    ),
+    _factor(
+        "mask_threshold",
+        "sketch",
+        "where the sketch's mask is brighter than this, it is foreground",
+        maximum=1,
+        default=0.05,
+    ),
+    _factor("reference_strength", "reference", "how much the reference contributes", maximum=1),
+    _factor(
+        "foreground_reference_strength",
+        "reference",
+        "how much the reference contributes to the figure",
+    ),
+    _factor(
+        "background_reference_strength",
+        "reference",
+        "how much the reference, or the background picture, contributes to the background",
+    ),
+    _factor(
+        "encoder_reference_strength",
+        "reference",
+        "how much the reference contributes on the model's way in: what is where",
+    ),
+    _factor(
+        "decoder_reference_strength",
+        "reference",
+        "how much the reference contributes on the model's way out: colours and textures",
+    ),
+    _factor(
+        "merge_scale",
+        "reference",
+        "how much of the background picture's style the figure takes",
+        maximum=1,
+        default=0.0,
     ),
     Control(
-        "width",
-        int,
-        None,
-        f"width {_SIZE_HELP}",
-        "size",
-        minimum=64,
-        maximum=2048,
-        multiple_of=32,
+        "use_foreground_adapter",
+        bool,
+        True,
+        "takes the figure's details from the reference, if the model has the adapter",
+        "adapters",
+    ),
+    _factor("foreground_strength", "adapters", "how strongly the foreground adapter acts"),
+    Control(
+        "use_background_adapter",
+        bool,
+        True,
+        "takes the background from the background picture or the reference, if the model has the "
+        "adapter",
+        "adapters",
+    ),
+    _factor("background_strength", "adapters", "how strongly the background adapter acts", 1),
+    Control(
+        "inpaint_background",
+        bool,
+        False,
+        "keeps the background picture as it is and makes the figure alone",
+        "adapters",
+    ),
+    Control(
+        "scheduler",
+        str,
+        "default",
+        "the sampler; default is the model's own",
+        "sampling",
+        choices=("default", "dpmpp_2m", "dpmpp_2m_sde", "euler", "ddim", "unipc"),
+    ),
+    Control(
+        "karras_sigmas",
+        bool,
+        False,
+        "spends more steps on low noise",
+        "sampling",
+    ),
+    _factor(
+        "sketch_guidance_scale",
+        "sampling",
+        "above 1, pushes away from what the model would make without the sketch; costs a pass",
+        maximum=5,
+    ),
+    _factor(
+        "guidance_start",
+        "sampling",
+        "share of the steps before guidance begins",
+        maximum=1,
+        default=0.0,
+    ),
+    _factor("guidance_end", "sampling", "share of the steps after which guidance ends", maximum=1),
+    *(
+        _factor(
+            f"sketch_level_{level}",
+            "sketch levels",
+            f"strength of the sketch at level {level}: 1 holds the fine lines, 4 the layout",
+        )
+        for level in (1, 2, 3, 4)
     ),
 )
 

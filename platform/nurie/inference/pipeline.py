@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +16,13 @@ from PIL import Image
 from transformers import CLIPVisionModelWithProjection
 
 from nurie.data.tagger import Tagger
-from nurie.inference.conditioning import Parts, Strengths, build_conditioning
+from nurie.inference.conditioning import (
+    Parts,
+    Strengths,
+    build_conditioning,
+    kept_background,
+)
+from nurie.inference.controls import parse_controls
 from nurie.inference.folder import (
     load_frozen_parts,
     load_pipeline_parts,
@@ -26,7 +31,8 @@ from nurie.inference.folder import (
 )
 from nurie.inference.postprocess import overlay_lines, to_pictures
 from nurie.inference.request import Prepared, as_list, prepare
-from nurie.inference.scheduler import build_scheduler
+from nurie.inference.sampling import Guidance, KeptBackground, denoise
+from nurie.inference.scheduler import build_scheduler, choose_scheduler
 from nurie.models.autoencoder import decode_latents, encode_latents
 from nurie.models.background_encoder import BackgroundEncoder
 from nurie.models.colorizer import ColorizationModel, use_lora
@@ -173,20 +179,9 @@ class ColorizationPipeline(DiffusionPipeline):
         foreground_mask: list[Image.Image] | Image.Image | None = None,
         reference_mask: list[Image.Image] | Image.Image | None = None,
         background: list[Image.Image] | Image.Image | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        reference_strength: float = 1.0,
-        sketch_strength: float = 1.0,
-        foreground_strength: float = 1.0,
-        use_foreground_adapter: bool = True,
-        use_background_adapter: bool = True,
-        mask_threshold: float = 0.05,
-        line_overlay: float = 0.0,
-        keep_size: bool = True,
         seed: int | list[int] | None = None,
         callback_on_step_end: StepCallback | None = None,
+        **controls: Any,
     ) -> ColorizationOutput:
         """Colours one or several sketches in one batch.
 
@@ -199,61 +194,67 @@ class ColorizationPipeline(DiffusionPipeline):
             foreground_mask: Foreground of the sketch (None: found from its outline).
             reference_mask: Foreground of the reference (None: its alpha, or found).
             background: Picture whose background is taken (None: the reference's).
-            height: Height of the generated picture, a multiple of 32.
-            width: Width of the generated picture, a multiple of 32.
-            num_inference_steps: Denoising steps (None: the model's own).
-            guidance_scale: Reference guidance; 1 and less is without (None: the model's own).
-            reference_strength: Factor of the cross-attention to the reference.
-            sketch_strength: Factor of the sketch features.
-            foreground_strength: Factor of the foreground adapter.
-            use_foreground_adapter: Use the foreground adapter, if the model has one.
-            use_background_adapter: Use the background adapter, if the model has one.
-            mask_threshold: Sketch mask values above this are foreground.
-            line_overlay: Lays the sketch's own lines over the result, 0 to 1.
-            keep_size: Resize the result to the sketch's own size, unless height or width is given.
             seed: One seed per picture; a picture's result does not depend on its batch.
             callback_on_step_end: Called after every step with (pipeline, step, timestep,
                 {"latents": ...}); a returned dictionary may replace the latents.
+            controls: ``num_inference_steps``, ``guidance_scale``, ``height``, ``width`` and all
+                else in ``nurie.inference.controls.CONTROLS``; None stands for the default.
 
         Raises:
+            ControlError: A control does not exist or is out of its range.
             ValueError: If numbers of pictures do not fit or sizes differ.
         """
+        values = self._values(controls)
         pictures = self._prepare(
-            sketch, reference, foreground_mask, reference_mask, background, height, width
+            sketch,
+            reference,
+            foreground_mask,
+            reference_mask,
+            background,
+            values["height"],
+            values["width"],
         )
         count = len(pictures)
-        if num_inference_steps is None:
-            num_inference_steps = self.config.default_num_inference_steps
-        if guidance_scale is None:
-            guidance_scale = self.config.default_guidance_scale
         drawn = [secrets.randbelow(MAX_SEED + 1) for _ in range(count)] if seed is None else seed
         seeds = as_list(drawn, count, "seed")
-        use_background_adapter = use_background_adapter and self.background_encoder is not None
-        parts = self._parts(use_foreground_adapter, use_background_adapter)
-        with use_lora(self.unet, active=use_background_adapter):
+        use_background = values["use_background_adapter"] and self.background_encoder is not None
+        parts = self._parts(values["use_foreground_adapter"], use_background)
+        guidance = Guidance(
+            *(values[f"{name}guidance_scale"] for name in ("", "sketch_")),
+            start=values["guidance_start"],
+            end=values["guidance_end"],
+        )
+        with use_lora(self.unet, active=use_background):
             conditioning = build_conditioning(
                 parts,
                 pictures,
-                Strengths(reference_strength, sketch_strength, foreground_strength, mask_threshold),
-                guided=guidance_scale > 1,
+                _strengths(values),
+                guided=guidance.reference > 1,
                 separate_background=background is not None,
             )
+            kept = None
+            if values["inpaint_background"]:
+                kept = kept_background(parts, pictures, values["mask_threshold"])
             latents = self._denoise(
-                conditioning,
-                seeds,
-                (pictures[0].canvas.height, pictures[0].canvas.width),
-                num_inference_steps,
-                guidance_scale,
-                callback_on_step_end,
+                conditioning, guidance, kept, seeds, pictures[0], values, callback_on_step_end
             )
         images = to_pictures(decode_latents(self.vae, latents))
         self.maybe_free_model_hooks()
-        keep_size = keep_size and height is None and width is None
+        keep_size = values["keep_size"] and values["height"] is None and values["width"] is None
         finished = [
-            _finish(image, picture, line_overlay, keep_size)
+            _finish(image, picture, values["line_overlay"], keep_size)
             for image, picture in zip(images, pictures, strict=True)
         ]
         return ColorizationOutput(images=finished, seeds=seeds)
+
+    def _values(self, controls: dict[str, Any]) -> dict[str, Any]:
+        """Every control, checked, with this model's own sampling where nothing is said."""
+        given = {name: value for name, value in controls.items() if value is not None}
+        values: dict[str, Any] = parse_controls(given)
+        for name in ("num_inference_steps", "guidance_scale"):
+            if values[name] is None:
+                values[name] = self.config[f"default_{name}"]
+        return values
 
     def _prepare(
         self,
@@ -297,45 +298,74 @@ class ColorizationPipeline(DiffusionPipeline):
             self.foreground_adapter if use_foreground else None,
             self.background_encoder if use_background else None,
             self.unet.config.projection_class_embeddings_input_dim,
+            self.unet.num_blocks(),
         )
 
     def _denoise(
         self,
         conditioning: Conditioning,
+        guidance: Guidance,
+        kept: KeptBackground | None,
         seeds: list[int],
-        size: tuple[int, int],
-        num_inference_steps: int,
-        guidance_scale: float,
+        picture: Prepared,
+        values: dict[str, Any],
         callback: StepCallback | None,
     ) -> torch.Tensor:
-        """The sampling loop; every picture has a generator of its own."""
+        """The sampling loop on a sampler of its own; every picture has a generator of its own."""
         self._interrupt = False
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        shape = (len(seeds), self.unet.config.in_channels, size[0] // scale, size[1] // scale)
-        device, dtype = self._execution_device, self.unet.dtype
-        latents = randn_tensor(shape, generators, device=torch.device(device), dtype=dtype)
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        latents = latents * self.scheduler.init_noise_sigma
-        extra = self._step_arguments(generators)
-        for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
-            if self._interrupt:
-                break
-            scaled = self.scheduler.scale_model_input(latents, timestep)
-            prediction = self.unet(scaled, timestep, conditioning).sample
-            if conditioning.num_null_branches:
-                with_reference, without = prediction.chunk(2)
-                prediction = without + guidance_scale * (with_reference - without)
-            latents = self.scheduler.step(prediction, timestep, latents, **extra).prev_sample
-            if callback is not None:
-                changed = callback(self, index, timestep, {"latents": latents})
-                latents = (changed or {}).get("latents", latents)
-        return latents
+        height, width = picture.canvas.height // scale, picture.canvas.width // scale
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        shape = (len(seeds), self.unet.config.in_channels, height, width)
+        device = torch.device(self._execution_device)
+        noise = randn_tensor(shape, generators, device=device, dtype=self.unet.dtype)
+        scheduler = choose_scheduler(self.scheduler, values["scheduler"], values["karras_sigmas"])
+        scheduler.set_timesteps(values["num_inference_steps"], device=device)
 
-    def _step_arguments(self, generators: list[torch.Generator]) -> dict[str, Any]:
-        """The generators, for schedulers whose step draws noise."""
-        takes = "generator" in inspect.signature(self.scheduler.step).parameters
-        return {"generator": generators} if takes else {}
+        def after_step(
+            index: int, timestep: torch.Tensor, latents: torch.Tensor
+        ) -> torch.Tensor | None:
+            if callback is None:
+                return None
+            changed = callback(self, index, timestep, {"latents": latents})
+            return (changed or {}).get("latents")
+
+        return denoise(
+            self.unet,
+            scheduler,
+            noise,
+            conditioning,
+            guidance,
+            generators,
+            kept,
+            self._until_interrupted,
+            after_step,
+        )
+
+    def _until_interrupted(self, timesteps: Iterable) -> Iterator:
+        """The timesteps, under a progress bar, until somebody calls ``interrupt``."""
+        for timestep in self.progress_bar(timesteps):
+            if self._interrupt:
+                return
+            yield timestep
+
+
+def _strengths(values: dict[str, Any]) -> Strengths:
+    """The controls that act through the conditioning."""
+    sketch, reference = values["sketch_strength"], values["reference_strength"]
+    level_1, level_2, level_3, level_4 = (sketch * values[f"sketch_level_{i}"] for i in range(1, 5))
+    return Strengths(
+        sketch=(level_1, level_2, level_3, level_4),
+        reference=(
+            reference * values["encoder_reference_strength"],
+            reference * values["decoder_reference_strength"],
+        ),
+        region=(values["foreground_reference_strength"], values["background_reference_strength"]),
+        merge=values["merge_scale"],
+        foreground=values["foreground_strength"],
+        background=values["background_strength"],
+        mask_threshold=values["mask_threshold"],
+    )
 
 
 def _finish(

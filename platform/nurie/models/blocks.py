@@ -82,6 +82,10 @@ def _self_attention(
     mask, limit = _region_rows(background.region, grid, rows)
     split = SplitAttention(background.region)
     out = attend_split(block.attn1, query, key, value, mask, limit, split)
+    if background.strength != 1:
+        own_key, own_value = (x[:, : normed.shape[1]] for x in (key, value))
+        own = attend(block.attn1, query, own_key, own_value)
+        out = torch.lerp(own, out, background.strength)
     return project_out(block.attn1, out)
 
 

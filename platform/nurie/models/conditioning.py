@@ -96,10 +96,17 @@ class ForegroundConditioning:
 
 @dataclass(frozen=True)
 class BackgroundConditioning:
-    """Self-attention inputs of the background encoder, one per block of the up path (section 7)."""
+    """Self-attention inputs of the background encoder, one per block of the up path (section 7).
+
+    Args:
+        bank: ``B x N_i x C_i``.
+        region: Foreground; queries outside of it see the bank.
+        strength: Share of the bank's answer in theirs.
+    """
 
     bank: Sequence[torch.Tensor]
     region: RegionMask
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)

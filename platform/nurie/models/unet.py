@@ -101,6 +101,14 @@ class ColorizationUNet(UNet2DConditionModel):
             **sdxl_arguments(config, latent_channels, latent_channels, config.added_embedding_dim)
         )
 
+    def num_blocks(self) -> tuple[int, int]:
+        """Transformer blocks before the up path, and in it."""
+        counts = [
+            sum(isinstance(module, BasicTransformerBlock) for module in part.modules())
+            for part in (self.down_blocks, self.mid_block, self.up_blocks)
+        ]
+        return counts[0] + counts[1], counts[2]
+
     def forward(
         self,
         sample: torch.Tensor,
