@@ -181,6 +181,24 @@ def test_zero_changes_nothing(prepared: Path, kind: Literal["adamw", "muon"]) ->
     assert sharded[kernel].ndim == 4
 
 
+def losses(config: TrainConfig) -> list[float]:
+    """Total of every step of the backbone."""
+    lines = (config.output / "backbone" / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line)["metrics"] for line in lines]
+    return [sum(v for k, v in m.items() if k.startswith("loss/")) for m in metrics]
+
+
+def test_zero_3_has_the_losses_of_zero_1(prepared: Path) -> None:
+    curves = []
+    for stage in (1, 3):
+        optimizer = OptimizerConfig(learning_rate=1e-3)
+        config = run_config(prepared, f"zero-{stage}", (6,), optimizer)
+        train(config.model_copy(update={"engine": EngineConfig(zero_stage=stage, num_workers=2)}))
+        curves.append(losses(config))
+    assert len(curves[0]) == 6
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+
+
 def test_a_damaged_checkpoint_is_passed_over(prepared: Path) -> None:
     config = run_config(prepared, "damaged", (4,))
     train(config)

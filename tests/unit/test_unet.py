@@ -166,3 +166,20 @@ def test_sdxl_has_the_paper_s_sizes() -> None:
     assert sum(p.numel() for p in unet.parameters()) == pytest.approx(2.567e9, rel=0.01)
     blocks = [m for m in unet.modules() if type(m).__name__ == "BasicTransformerBlock"]
     assert len(blocks) == 70
+
+
+def test_compiled_equals_eager(model, conditioning: Conditioning) -> None:
+    """Traced as one graph, without breaks; the code generator would need a compiler."""
+    guided = replace(conditioning, num_null_branches=1)
+    compiled = torch.compile(model.unet.forward, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        expected = model.unet(LATENTS, TIMESTEPS, guided).sample
+        found = compiled(LATENTS, TIMESTEPS, guided).sample
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_stays_on_modules(model, conditioning: Conditioning) -> None:
+    before = {name: set(vars(module)) for name, module in model.unet.named_modules()}
+    with torch.no_grad():
+        model.unet(LATENTS, TIMESTEPS, replace(conditioning, num_null_branches=1, cache={}))
+    assert {name: set(vars(module)) for name, module in model.unet.named_modules()} == before

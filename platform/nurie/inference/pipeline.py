@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
@@ -344,7 +344,7 @@ class ColorizationPipeline(DiffusionPipeline):
 
     def _until_interrupted(self, timesteps: Iterable) -> Iterator:
         """The timesteps, under a progress bar, until somebody calls ``interrupt``."""
-        for timestep in self.progress_bar(timesteps):
+        for timestep in cast("Iterable", self.progress_bar(timesteps)):
             if self._interrupt:
                 return
             yield timestep
