@@ -18,7 +18,7 @@ def main() -> int:
     diffusers_logging.set_verbosity_error()
     console = Console()
     with console.status("measuring"):
-        rows = [dual_branch.run(), inference.run(), *gram.run()]
+        rows = [*dual_branch.run(), inference.run(), *gram.run()]
     table = Table("ours | alternative", "CPU s", "CPU s", "ratio", "at least", "difference")
     for row in rows:
         style = None if row.ratio >= row.goal else "red"
