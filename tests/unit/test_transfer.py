@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
-from nurie.checkpoints import released_keys
-from nurie.checkpoints.manifest import CheckpointError
-from nurie.checkpoints.released_keys import map_released_key
+from nurie.checkpoints.manifest import CheckpointError, verify_manifest
 from nurie.checkpoints.transfer import convert_released, empty_parts, start_from_sdxl
 from nurie.config.loader import load_config
 from nurie.config.model import ModelConfig
 from nurie.inference.folder import complete_folder
 from nurie.inference.pipeline import ColorizationPipeline
+from nurie_cli.main import main
+from tests.released import released_names
 from tests.tiny import CONFIGS, tiny_components, tiny_config, tiny_model
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-def released_names(part: nn.Module, prefix: str, layers: int) -> dict[str, str]:
-    """Our name -> released name, found by asking the mapping about every name that could be."""
-    own = set(part.state_dict())
-    inner = {n.split(".", 4)[4] for n in own if n.split(".")[2:3] == ["attentions"]}
-    inner |= {n.split(".", 3)[3] for n in own if n.startswith("mid_block.attentions")}
-    leaves = [f"{n}.{kind}" for n in released_keys._RESNET for kind in ("weight", "bias")]
-    leaves += [f"{n}.{kind}" for n in ("op", "conv") for kind in ("weight", "bias")]
-    names = [f"{n}.{kind}" for n in released_keys._FLAT for kind in ("weight", "bias")]
-    for rest in [*leaves, *inner]:
-        names += [f"middle_block.{slot}.{rest}" for slot in range(3)]
-        blocks = itertools.product(("input_blocks", "output_blocks"), range(12), range(3))
-        names += [f"{side}.{index}.{slot}.{rest}" for side, index, slot in blocks]
-    names += [n for n in own if n.startswith("zero_layers")]
-    found: dict[str, str] = {}
-    for name in names:
-        mapped = map_released_key(prefix + name, layers)
-        if mapped is not None and mapped[1] in own:
-            # An upsampler may stand in the second or third place; both are read.
-            found.setdefault(mapped[1], prefix + name)
-    return found
 
 
 def released_checkpoint(path: Path) -> tuple[Path, dict[str, dict[str, torch.Tensor]]]:
@@ -155,6 +131,17 @@ def test_a_stock_unet_gives_what_fits(tmp_path: Path, form: str) -> None:
     from nurie.models.colorizer import ColorizationModel
 
     ColorizationModel(tiny_config()).load(output)
+
+
+def test_the_command_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, _ = released_checkpoint(tmp_path / "released.safetensors")
+    frozen, output = tiny_components(tmp_path / "frozen"), tmp_path / "model"
+    words = ["models", "convert", str(source), "-o", str(output), "--components", str(frozen)]
+    assert main([*words, "--preset", str(CONFIGS / "model" / "tiny.yaml")]) == 0
+    assert "a complete model folder" in capsys.readouterr().out
+    verify_manifest(output)
+    assert main([*words, "--preset", str(CONFIGS / "model" / "nano.yaml")]) != 0
+    assert "do not fit the preset" in capsys.readouterr().err
 
 
 def test_nothing_of_another_model_is_taken(tmp_path: Path) -> None:

@@ -190,12 +190,18 @@ def check_parity(path: Path) -> Iterator[ParityRow]:
         if "config" not in metadata:
             raise ValueError(f"{path}: no 'config' in the file's metadata")
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    config = parity_config(json.loads(metadata["config"]))
+    try:
+        config = parity_config(json.loads(metadata["config"]))
+    except KeyError as error:
+        raise ValueError(f"{path}: the metadata's 'config' lacks {error.args[0]!r}") from None
 
     def group(prefix: str) -> dict[str, torch.Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-    outputs = compute_outputs(load_modules(group("weights."), config), group("in."), config)
+    try:
+        outputs = compute_outputs(load_modules(group("weights."), config), group("in."), config)
+    except KeyError as error:
+        raise ValueError(f"{path}: in.{error.args[0]}: missing") from None
     for name, expected in sorted(group("out.").items()):
         if name not in outputs:
             raise ValueError(f"{path}: unknown output 'out.{name}'")
