@@ -110,13 +110,16 @@ def colorize(address: str, files: dict, headers: dict | None = None, **data) -> 
 
 def test_colours_over_http(address: str, files: dict) -> None:
     first, again, other = (
-        colorize(address, files, seed=seed, num_inference_steps=2) for seed in (77, 77, 78)
+        colorize(address, files, seed=seed, num_inference_steps=2, keep_size=False)
+        for seed in (77, 77, 78)
     )
     assert (first.status_code, first.headers["x-seed"]) == (200, "77")
     image = Image.open(io.BytesIO(first.content))
     assert (image.mode, image.size) == ("RGB", (160, 96))
     assert first.content == again.content
     assert first.content != other.content
+    own_size = colorize(address, files, num_inference_steps=1)
+    assert Image.open(io.BytesIO(own_size.content)).size == (96, 64)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pytest
@@ -13,10 +14,11 @@ from nurie.config.train import (
     ForegroundStage,
     GramConfig,
     StageBase,
+    TimestepConfig,
 )
 from nurie.models.autoencoder import build_vae, encode_latents
 from nurie.training.batch import TrainBatch, make_batch
-from nurie.training.draws import draw_step, step_generator
+from nurie.training.draws import draw_step, draw_timesteps, step_generator
 from nurie.training.stages import TrainingStage, build_stage
 from tests.tiny import normal, tiny_config, tiny_model
 
@@ -117,6 +119,20 @@ def test_dropping_every_reference_makes_both_branches_equal() -> None:
     assert parts["dropped_references"] == 1
     for block in tiny_config().gram_block_ids:
         assert parts[f"loss/gram_block_{block}"] == pytest.approx(0, abs=1e-9)
+
+
+def test_timesteps_follow_their_density() -> None:
+    def draw(config: TimestepConfig) -> torch.Tensor:
+        return draw_timesteps(config, 20_000, 1000, torch.Generator().manual_seed(0)).float()
+
+    uniform = draw(TimestepConfig())
+    assert (uniform.min(), uniform.max()) == (0, 999)
+    assert uniform.mean().item() == pytest.approx(499.5, abs=6)
+    noisy = draw(TimestepConfig(density="logit_normal", logit_mean=1.5, logit_std=1.5))
+    assert noisy.max() <= 999
+    assert noisy.median().item() == pytest.approx(1000 / (1 + math.exp(-1.5)), abs=8)
+    # One standard deviation below the mean lies at half of the schedule.
+    assert (noisy < 500).float().mean().item() == pytest.approx(0.159, abs=0.01)
 
 
 def test_draws_repeat_for_the_same_step_only() -> None:

@@ -56,8 +56,8 @@ def _follow(job: StageJob, progress: Progress, task: TaskID, stop: threading.Eve
         ending = stop.is_set()
         for failure in read_failures(job.folder)[told:]:
             told += 1
-            reason = summary(failure["error"])
-            progress.console.print(f"[yellow]worker {failure['rank']} failed:[/] {reason}")
+            reason = f"worker {failure['rank']} failed: {summary(failure['error'])}"
+            progress.console.print(reason, style="yellow", markup=False)
         line = _last_line(path)
         if line is not None:
             progress.update(task, completed=line["step"], status=_status(line["metrics"]))

@@ -112,7 +112,8 @@ def _end(tracker: MlflowTracker, run_id: str, status: RunStatus) -> None:
     try:
         tracker.end_run(run_id, status)
     except TrackingUnavailable as error:
-        console.print(f"[yellow]MLflow run {run_id} stays open:[/] {error}")
+        message = f"MLflow run {run_id} stays open: {error}"
+        console.print(message, style="yellow", markup=False)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -185,4 +186,4 @@ def _assemble(config: TrainConfig, weights: Path | None, final: Path) -> None:
     pipeline.save_pretrained(partial_folder, dtype=torch.float16)
     write_manifest(partial_folder)
     publish_folder(partial_folder, final, replace=True)
-    console.print(f"model written to [bold]{final}[/]")
+    console.print(f"model written to {final}", markup=False, soft_wrap=True)

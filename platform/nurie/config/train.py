@@ -47,6 +47,17 @@ class GramConfig(ConfigModel):
     """Weight the loss by the foreground mask."""
 
 
+class TimestepConfig(ConfigModel):
+    """From which density timesteps are drawn."""
+
+    density: Literal["uniform", "logit_normal"] = "uniform"
+    """Uniform (method section 1), or logit-normal (Esser et al. 2024, section 3.1)."""
+    logit_mean: float = 0.0
+    """Logit of the median timestep's share of the schedule; above 0: mostly noise."""
+    logit_std: float = Field(default=1.0, gt=0)
+    """Spread of the logit."""
+
+
 class StageBase(ConfigModel):
     """What all stages have."""
 
@@ -64,6 +75,8 @@ class StageBase(ConfigModel):
     """Probability that a sample's reference tokens become zeros."""
     sketch_dropout_prob: float = Field(default=0.1, ge=0, le=1)
     """Probability that one of the four sketch features is dropped, each on its own."""
+    timesteps: TimestepConfig = TimestepConfig()
+    """Density of the timesteps."""
     noise_offset: float = Field(default=0.05, ge=0)
     """Strength of the per-channel noise offset."""
     snr_gamma: float | None = Field(default=None, gt=0)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from diffusers.training_utils import compute_density_for_timestep_sampling
 
-from nurie.config.train import StageBase
+from nurie.config.train import StageBase, TimestepConfig
 from nurie.diffusion.process import add_noise, offset_noise, velocity
 
 
@@ -50,6 +51,25 @@ def step_generator(seed: int, stage: str, step: int, rank: int) -> torch.Generat
     return torch.Generator().manual_seed(int(mixed.generate_state(1, np.uint64)[0] >> 1))
 
 
+def draw_timesteps(
+    config: TimestepConfig, batch: int, count: int, generator: torch.Generator
+) -> torch.Tensor:
+    """``batch`` timesteps of ``0 .. count - 1``, by the configured density.
+
+    Args:
+        config: Uniform, or the logit-normal density of Esser et al. (2024), section 3.1.
+        batch: Number of samples.
+        count: Number of timesteps of the schedule.
+        generator: A CPU generator.
+    """
+    if config.density == "uniform":
+        return torch.randint(count, (batch,), generator=generator)
+    share = compute_density_for_timestep_sampling(
+        "logit_normal", batch, config.logit_mean, config.logit_std, generator=generator
+    )
+    return (share * count).long().clamp(max=count - 1)
+
+
 def draw_step(
     latents: torch.Tensor,
     alphas_cumprod: torch.Tensor,
@@ -65,7 +85,7 @@ def draw_step(
         generator: A CPU generator.
     """
     batch, device = latents.shape[0], latents.device
-    timesteps = torch.randint(len(alphas_cumprod), (batch,), generator=generator)
+    timesteps = draw_timesteps(stage.timesteps, batch, len(alphas_cumprod), generator)
     alphas = alphas_cumprod[timesteps].to(device)
     noise = offset_noise(latents.shape, stage.noise_offset, generator).to(latents)
     keep = torch.rand(5, batch, generator=generator)
