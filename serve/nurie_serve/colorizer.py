@@ -64,7 +64,12 @@ def load_model(config: ServeConfig) -> tuple[Any, ModelInfo]:
     pipeline = ColorizationPipeline.from_pretrained(
         folder, torch_dtype=getattr(torch, config.dtype)
     )
-    pipeline.to(device)
+    if config.vae_tile_size is not None:
+        pipeline.enable_vae_tiling(config.vae_tile_size)
+    if config.cpu_offload:
+        pipeline.enable_model_cpu_offload()
+    else:
+        pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     name = config.model if config.model.startswith("models:/") else folder.name
     parts = sorted(path.name for path in folder.iterdir() if path.is_dir())

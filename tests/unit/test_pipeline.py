@@ -222,3 +222,41 @@ def test_adapters_run_once_per_picture(pipeline: ColorizationPipeline) -> None:
     for hook in hooks:
         hook.remove()
     assert sorted(calls) == ["background_encoder", "foreground_adapter", "sketch_encoder"]
+
+
+@pytest.mark.parametrize("scheduler", ["default", *SCHEDULERS])
+def test_previews_approach_the_result(pipeline: ColorizationPipeline, scheduler: str) -> None:
+    foreseen: list[torch.Tensor] = []
+
+    def keep(_: ColorizationPipeline, __: int, ___: torch.Tensor, tensors: dict) -> None:
+        foreseen.append(tensors["predicted"])
+
+    result = colour(pipeline, scheduler=scheduler, callback_on_step_end=keep)
+    previews = [np.asarray(pipeline.preview(latents)[0], np.int16) for latents in foreseen]
+    distances = [float(np.abs(preview - result).mean()) for preview in previews]
+    # The last prediction is the result, up to the noise that some samplers stop at.
+    assert distances[-1] <= min(distances) < 2
+    small = pipeline.preview(foreseen[-1], side=32)[0]
+    assert small.size == (32, 32)
+
+
+def test_tiles_leave_no_seams() -> None:
+    folder = Path(__file__).resolve().parents[2] / "assets" / "nano"
+    pipe = ColorizationPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    large = {"height": 256, "width": 352, "num_inference_steps": 1, "guidance_scale": 1.0}
+    whole = colour(pipe, **large)
+    pipe.enable_vae_tiling(192)
+    # Group norms see a tile instead of the picture, so that tones differ a little, but smoothly:
+    # the second tile begins at 3/4 of the first and is blended in.
+    difference = colour(pipe, **large) - whole
+    assert 0 < np.abs(difference).mean() < 4
+    steps = np.abs(np.diff(difference, axis=1)).mean((0, 2))
+    assert steps[143] < 2 * steps.mean()
+
+
+def test_bfloat16_makes_the_same_picture(pipeline: ColorizationPipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path)
+    half = ColorizationPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    assert {part.dtype for part in (half.unet, half.vae, half.image_encoder)} == {torch.bfloat16}
+    assert np.abs(colour(half) - colour(pipeline)).mean() < 4

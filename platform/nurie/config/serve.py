@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nurie.config.base import ConfigModel
 
@@ -60,6 +60,10 @@ class ServeConfig(ConfigModel):
     """Torch threads of a colorizer replica."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the weights."""
+    vae_tile_size: int | None = Field(default=None, ge=64, multiple_of=32)
+    """Larger pictures are encoded and decoded in tiles of this side (None: whole)."""
+    cpu_offload: bool = False
+    """Components wait in main memory and visit the GPU one at a time; needs ``num_gpus``."""
     autoscaling: AutoscalingConfig = AutoscalingConfig()
     """Autoscaling."""
     max_batch_size: int = Field(default=4, ge=1)
@@ -72,3 +76,9 @@ class ServeConfig(ConfigModel):
     """Requests that may wait; one more is answered with 429."""
     limits: LimitsConfig = LimitsConfig()
     """What one request may ask for."""
+
+    @model_validator(mode="after")
+    def _offload_needs_a_gpu(self) -> Self:
+        if self.cpu_offload and self.num_gpus == 0:
+            raise ValueError("cpu_offload: true needs num_gpus above 0; without a GPU leave it out")
+        return self

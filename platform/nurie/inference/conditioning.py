@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,8 @@ class Parts:
         background_encoder: None switches it off.
         added_embedding_dim: Of the U-Net.
         num_blocks: Transformer blocks of the U-Net before its up path, and in it.
+        device: Where the denoiser runs; offloaded components are elsewhere between their calls.
+        dtype: Precision of the denoiser.
     """
 
     sketch_encoder: SketchEncoder
@@ -57,6 +60,8 @@ class Parts:
     background_encoder: BackgroundEncoder | None
     added_embedding_dim: int
     num_blocks: tuple[int, int]
+    device: torch.device
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,27 @@ class Strengths:
     background: float = 1.0
     mask_threshold: float = 0.05
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Strengths:
+        """Of a call's controls."""
+        sketch, reference = values["sketch_strength"], values["reference_strength"]
+        fine, middle, coarse, layout = (sketch * values[f"sketch_level_{i}"] for i in range(1, 5))
+        return cls(
+            sketch=(fine, middle, coarse, layout),
+            reference=(
+                reference * values["encoder_reference_strength"],
+                reference * values["decoder_reference_strength"],
+            ),
+            region=(
+                values["foreground_reference_strength"],
+                values["background_reference_strength"],
+            ),
+            merge=values["merge_scale"],
+            foreground=values["foreground_strength"],
+            background=values["background_strength"],
+            mask_threshold=values["mask_threshold"],
+        )
+
 
 def build_conditioning(
     parts: Parts,
@@ -99,7 +125,7 @@ def build_conditioning(
         guided: Add a branch without reference, for guidance.
         separate_background: The backgrounds are pictures of their own.
     """
-    device, dtype = parts.sketch_encoder.device, parts.sketch_encoder.dtype
+    device, dtype = parts.device, parts.dtype
     sketch = invert_sketch(sketch_tensor([p.sketch for p in pictures])).to(device, dtype)
     features = parts.sketch_encoder(sketch)
     features = [factor * x for factor, x in zip(strengths.sketch, features, strict=True)]
@@ -137,12 +163,11 @@ def _per_block(parts: Parts, encoder: float, decoder: float) -> float | list[flo
 
 
 def _tokens(parts: Parts, images: list) -> torch.Tensor:
-    projection = parts.reference_projection
     encoded = parts.encode_images(np.stack([np.asarray(image) for image in images]))
     image_tokens, tagger_tokens = (
-        torch.from_numpy(tokens).to(projection.device, projection.dtype) for tokens in encoded
+        torch.from_numpy(tokens).to(parts.device, parts.dtype) for tokens in encoded
     )
-    return projection(image_tokens, tagger_tokens)
+    return parts.reference_projection(image_tokens, tagger_tokens)
 
 
 def _foreground(
@@ -151,7 +176,7 @@ def _foreground(
     adapter = parts.foreground_adapter
     if adapter is None or strength == 0:
         return None
-    pixels = picture_tensor([p.reference for p in pictures]).to(adapter.device, adapter.dtype)
+    pixels = picture_tensor([p.reference for p in pictures]).to(parts.device, parts.dtype)
     mask = mask_tensor([p.reference_mask for p in pictures]).to(pixels)
     latents = parts.encode_latents(torch.where(mask > 0.5, pixels, torch.ones_like(pixels)))
     return ForegroundConditioning(adapter(latents), region, adapter.injection, strength)
@@ -163,7 +188,7 @@ def _background(
     encoder = parts.background_encoder
     if encoder is None or strength == 0:
         return None
-    pixels = picture_tensor([p.background for p in pictures]).to(encoder.device, encoder.dtype)
+    pixels = picture_tensor([p.background for p in pictures]).to(parts.device, parts.dtype)
     masks = [p.reference_mask for p in pictures]
     latents = parts.encode_latents(pixels)
     stacked = background_input(latents, region.mask, mask_tensor(masks).to(pixels))
@@ -177,9 +202,7 @@ def kept_background(
 ) -> KeptBackground:
     """The background pictures as they are, for everything outside the sketches' foreground."""
     pixels = picture_tensor([p.background for p in pictures])
-    latents = parts.encode_latents(
-        pixels.to(parts.sketch_encoder.device, parts.sketch_encoder.dtype)
-    )
+    latents = parts.encode_latents(pixels.to(parts.device, parts.dtype))
     mask = mask_tensor([p.sketch_mask for p in pictures]).to(latents)
     # A latent belongs to the foreground as soon as one of its pixels does.
     foreground = F.adaptive_max_pool2d((mask > mask_threshold).to(latents), latents.shape[-2:])

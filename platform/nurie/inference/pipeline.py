@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -29,7 +30,7 @@ from nurie.inference.folder import (
     own_settings,
     save_pipeline_parts,
 )
-from nurie.inference.postprocess import overlay_lines, to_pictures
+from nurie.inference.postprocess import finish, to_pictures
 from nurie.inference.request import Prepared, as_list, prepare
 from nurie.inference.sampling import Guidance, KeptBackground, denoise
 from nurie.inference.scheduler import build_scheduler, choose_scheduler
@@ -80,7 +81,7 @@ class ColorizationPipeline(DiffusionPipeline):
     """
 
     _optional_components = ["foreground_adapter", "background_encoder"]  # noqa: RUF012
-    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+    _callback_tensor_inputs = ["latents", "predicted"]  # noqa: RUF012
     model_cpu_offload_seq = (
         "image_encoder->sketch_encoder->reference_projection->foreground_adapter"
         "->background_encoder->unet->vae"
@@ -167,6 +168,28 @@ class ColorizationPipeline(DiffusionPipeline):
         save_pipeline_parts(self, folder, dtype)
         self.save_config(folder)
 
+    def enable_vae_tiling(self, tile_size: int = 512) -> None:
+        """Encodes and decodes in overlapping tiles: less memory for large pictures.
+
+        Args:
+            tile_size: Side of a tile, in pixels; smaller pictures stay whole.
+        """
+        self.vae.tile_sample_min_size = tile_size
+        self.vae.tile_latent_min_size = tile_size // self._vae_scale
+        self.vae.enable_tiling()
+
+    @torch.no_grad()
+    def preview(self, latents: torch.Tensor, side: int = 256) -> list[Image.Image]:
+        """Small pictures of unfinished latents, for a fraction of the cost of the result.
+
+        Args:
+            latents: ``B x C x h x w``, as a step's callback gets them under ``predicted``.
+            side: Longest side of a preview, in pixels.
+        """
+        scale = min(1.0, side / self._vae_scale / max(latents.shape[-2:]))
+        small = F.interpolate(latents, scale_factor=scale, mode="area") if scale < 1 else latents
+        return to_pictures(decode_latents(self.vae, small))
+
     def interrupt(self) -> None:
         """Ends a running call after the current step."""
         self._interrupt = True
@@ -196,7 +219,8 @@ class ColorizationPipeline(DiffusionPipeline):
             background: Picture whose background is taken (None: the reference's).
             seed: One seed per picture; a picture's result does not depend on its batch.
             callback_on_step_end: Called after every step with (pipeline, step, timestep,
-                {"latents": ...}); a returned dictionary may replace the latents.
+                {"latents": ..., "predicted": ...}), the second being what the result would be
+                like by now (see ``preview``); a returned dictionary may replace the latents.
             controls: ``num_inference_steps``, ``guidance_scale``, ``height``, ``width`` and all
                 else in ``nurie.inference.controls.CONTROLS``; None stands for the default.
 
@@ -228,7 +252,7 @@ class ColorizationPipeline(DiffusionPipeline):
             conditioning = build_conditioning(
                 parts,
                 pictures,
-                _strengths(values),
+                Strengths.of(values),
                 guided=guidance.reference > 1,
                 separate_background=background is not None,
             )
@@ -242,7 +266,7 @@ class ColorizationPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         keep_size = values["keep_size"] and values["height"] is None and values["width"] is None
         finished = [
-            _finish(image, picture, values["line_overlay"], keep_size)
+            finish(image, picture, values["line_overlay"], keep_size)
             for image, picture in zip(images, pictures, strict=True)
         ]
         return ColorizationOutput(images=finished, seeds=seeds)
@@ -299,6 +323,8 @@ class ColorizationPipeline(DiffusionPipeline):
             self.background_encoder if use_background else None,
             self.unet.config.projection_class_embeddings_input_dim,
             self.unet.num_blocks(),
+            torch.device(self._execution_device),
+            self.unet.dtype,
         )
 
     def _denoise(
@@ -313,8 +339,9 @@ class ColorizationPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """The sampling loop on a sampler of its own; every picture has a generator of its own."""
         self._interrupt = False
-        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        height, width = picture.canvas.height // scale, picture.canvas.width // scale
+        height, width = (
+            side // self._vae_scale for side in (picture.canvas.height, picture.canvas.width)
+        )
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         shape = (len(seeds), self.unet.config.in_channels, height, width)
         device = torch.device(self._execution_device)
@@ -323,11 +350,9 @@ class ColorizationPipeline(DiffusionPipeline):
         scheduler.set_timesteps(values["num_inference_steps"], device=device)
 
         def after_step(
-            index: int, timestep: torch.Tensor, latents: torch.Tensor
+            index: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]
         ) -> torch.Tensor | None:
-            if callback is None:
-                return None
-            changed = callback(self, index, timestep, {"latents": latents})
+            changed = callback(self, index, timestep, tensors) if callback else None
             return (changed or {}).get("latents")
 
         return denoise(
@@ -342,37 +367,14 @@ class ColorizationPipeline(DiffusionPipeline):
             after_step,
         )
 
+    @property
+    def _vae_scale(self) -> int:
+        """Pixels per latent."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
     def _until_interrupted(self, timesteps: Iterable) -> Iterator:
         """The timesteps, under a progress bar, until somebody calls ``interrupt``."""
         for timestep in cast("Iterable", self.progress_bar(timesteps)):
             if self._interrupt:
                 return
             yield timestep
-
-
-def _strengths(values: dict[str, Any]) -> Strengths:
-    """The controls that act through the conditioning."""
-    sketch, reference = values["sketch_strength"], values["reference_strength"]
-    level_1, level_2, level_3, level_4 = (sketch * values[f"sketch_level_{i}"] for i in range(1, 5))
-    return Strengths(
-        sketch=(level_1, level_2, level_3, level_4),
-        reference=(
-            reference * values["encoder_reference_strength"],
-            reference * values["decoder_reference_strength"],
-        ),
-        region=(values["foreground_reference_strength"], values["background_reference_strength"]),
-        merge=values["merge_scale"],
-        foreground=values["foreground_strength"],
-        background=values["background_strength"],
-        mask_threshold=values["mask_threshold"],
-    )
-
-
-def _finish(
-    image: Image.Image, picture: Prepared, line_overlay: float, keep_size: bool
-) -> Image.Image:
-    """Resizes to the sketch's size and lays its lines over the result, as asked for."""
-    if keep_size:
-        image = picture.canvas.restore(image)
-        return overlay_lines(image, picture.original_sketch, line_overlay)
-    return overlay_lines(image, picture.sketch, line_overlay)

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from nurie.inference.request import Prepared
+
 
 def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:
     """``B x 3 x H x W`` in [-1, 1] to RGB pictures."""
@@ -26,3 +28,13 @@ def overlay_lines(image: Image.Image, sketch: Image.Image, strength: float) -> I
     lines = np.asarray(sketch, dtype=np.float32)[..., None] / 255
     factor = 1 - strength * (1 - lines)
     return Image.fromarray((np.asarray(image) * factor).round().astype(np.uint8))
+
+
+def finish(
+    image: Image.Image, picture: Prepared, line_overlay: float, keep_size: bool
+) -> Image.Image:
+    """Resizes to the sketch's size and lays its lines over the result, as asked for."""
+    if keep_size:
+        image = picture.canvas.restore(image)
+        return overlay_lines(image, picture.original_sketch, line_overlay)
+    return overlay_lines(image, picture.sketch, line_overlay)

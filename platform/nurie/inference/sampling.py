@@ -70,7 +70,7 @@ def denoise(
     generators: list[torch.Generator],
     kept: KeptBackground | None,
     steps: Callable[[Iterable], Iterable],
-    after_step: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None],
+    after_step: Callable[[int, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor | None],
 ) -> torch.Tensor:
     """Denoises a batch.
 
@@ -83,7 +83,8 @@ def denoise(
         generators: One per picture, for samplers that draw noise.
         kept: Background to keep, if any.
         steps: Wraps the iteration, for a progress bar.
-        after_step: Called with index, timestep and latents; may return other latents, or raise.
+        after_step: Called with index, timestep, and the latents as they are and as they are
+            predicted to become; may return other latents, or raise.
 
     Returns:
         Normalised latents.
@@ -96,11 +97,12 @@ def denoise(
         scaled = scheduler.scale_model_input(latents, timestep)  # type: ignore[attr-defined]
         active = guidance.active(index, len(timesteps))
         prediction = _predict(unet, scaled, timestep, conditioning, guidance, active)
-        latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample  # type: ignore[attr-defined]
+        taken = scheduler.step(prediction, timestep, latents, **extra)  # type: ignore[attr-defined]
+        latents, predicted = taken.prev_sample, _predicted(scheduler, taken)
         if kept is not None:
             following = timesteps[index + 1] if index + 1 < len(timesteps) else None
             latents = kept.restore(latents, noise, scheduler, following)
-        changed = after_step(index, timestep, latents)
+        changed = after_step(index, timestep, {"latents": latents, "predicted": predicted})
         latents = latents if changed is None else changed
     return latents
 
@@ -126,3 +128,9 @@ def _predict(
         without = unet(latents, timestep, blank).sample
         prediction = prediction + (guidance.sketch - 1) * (given - without)
     return prediction
+
+
+def _predicted(scheduler: SchedulerMixin, taken: Any) -> torch.Tensor:
+    """The clean latents a step foresaw: multistep samplers keep them, others hand them out."""
+    kept = getattr(scheduler, "model_outputs", None)
+    return kept[-1] if kept else taken.pred_original_sample

@@ -72,7 +72,7 @@ class ReferenceEncoder:
             Image tokens, float32 [B, 1 + patches, D], and tagger tokens, float32 [B, cells, T].
         """
         pixels = preprocess(images, self._image_size).to(self._device)
-        tokens = image_tokens(self._image_encoder, pixels).cpu().numpy()
+        tokens = image_tokens(self._image_encoder, pixels).float().cpu().numpy()
         if self._use_tagger:
             return tokens, self._tagger.tokens(images)
         shape = self._tagger.tokens(images[:1]).shape[1:]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nurie.inference.controls import CONTROLS, Control, parse_controls
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
 DEFAULT_MODEL = "assets/nano"
@@ -32,6 +33,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, required=True, help="PNG file to write")
     add("--model", default=DEFAULT_MODEL, help="model folder or models:/NAME@ALIAS")
     add("--tracking-uri", default="sqlite:///mlflow.db", help="MLflow store of models:/ names")
+    add("--device", help="cpu, cuda or cuda:1; left out, a GPU in bfloat16 if there is one")
+    add(
+        "--low-memory", action="store_true", help="decodes in tiles; a GPU holds one part at a time"
+    )
     for name, help_text in OPTIONAL_PICTURES.items():
         add(f"--{name.replace('_', '-')}", type=Path, metavar="FILE", help=help_text)
     groups: dict[str, argparse._ArgumentGroup] = {}
@@ -59,12 +64,35 @@ def run(args: argparse.Namespace) -> int:
     from nurie.inference.pipeline import ColorizationPipeline
     from nurie.tracking.registry import resolve_model
 
-    pipe = ColorizationPipeline.from_pretrained(resolve_model(args.model, args.tracking_uri))
+    device, dtype = _device(args.device)
+    folder = resolve_model(args.model, args.tracking_uri)
+    pipe = ColorizationPipeline.from_pretrained(folder, torch_dtype=dtype)
+    if args.low_memory:
+        pipe.enable_vae_tiling()
+    if args.low_memory and device.type != "cpu":
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
     result = pipe(**pictures, **controls)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     result.images[0].save(args.output, format="PNG")
     print(f"{args.output} (seed {result.seeds[0]})")
     return 0
+
+
+def _device(name: str | None) -> tuple[torch.device, torch.dtype]:
+    """The device asked for, or the best there is, and the precision to use on it."""
+    import torch
+
+    there = {"cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))}
+    wanted = name or ("cuda" if len(there) > 1 else "cpu")
+    if wanted == "cuda":
+        wanted = "cuda:0"
+    if wanted not in there:
+        raise ValueError(
+            f"--device: {name} is not on this machine; there is {', '.join(sorted(there))}"
+        )
+    return torch.device(wanted), torch.float32 if wanted == "cpu" else torch.bfloat16
 
 
 def _read(file: Path, field: str) -> Image:
