@@ -12,10 +12,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export RAY_TRAIN_HEALTH_CHECK_INTERVAL_S ?= 0.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lint types imports unit bench clean
+.PHONY: help setup demo test check format lint types imports unit bench bench-gpu clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
 
 setup: $(STAMP) ## virtual environment with the pinned packages
 
@@ -55,6 +55,9 @@ imports: setup
 
 unit: setup
 	$(BIN)/python -m pytest tests/unit tests/architecture
+
+bench-gpu: setup ## speed and memory of the sdxl preset on one GPU, with random weights
+	$(BIN)/python -m benchmarks.gpu
 
 bench: setup ## speed of what the method saves, as ratios of CPU time
 	$(BIN)/python -m benchmarks

@@ -10,63 +10,64 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
-from benchmarks.measure import Row, cpu_seconds
-from benchmarks.sizes import (
-    BATCH,
-    CONFIG,
-    SIDE,
-    TOKENS,
-    conditioning,
-    denoiser,
-    normal,
-    sketch_encoder,
-)
+from benchmarks.measure import Row, compare
+from benchmarks.sizes import Problem
+from nurie.models.sketch_encoder import SketchEncoder
+from nurie.models.unet import ColorizationUNet
 from nurie.training.gram import gram_loss, gram_matrix
 
-BLOCKS = CONFIG.gram_block_ids
-LATENTS = normal(BATCH, 4, SIDE, SIDE, seed=4)
-TIMESTEPS = torch.tensor([100, 800])
-SKETCH = normal(BATCH, 3, 8 * SIDE, 8 * SIDE, seed=5)
-OTHER = normal(BATCH, TOKENS, CONFIG.unet.cross_attention_dim, seed=6)
-Step = Callable[[], torch.Tensor]
+Loss = Callable[[], torch.Tensor]
 
 
-def run(rounds: int = 3) -> Iterator[Row]:
+def run(problem: Problem, rounds: int = 3) -> Iterator[Row]:
     """Measure a step's forward and backward against both alternatives."""
-    unet, encoder = denoiser(), sketch_encoder()
+    unet, encoder = problem.denoiser(), problem.sketch_encoder()
     modules = nn.ModuleList([unet, encoder])
+    ours = _step(shared_branches(problem, unet, encoder), modules)
+    plain = _step(_two_passes(problem, unet, encoder), modules)
+    gradients = [_gradients(step, modules) for step in (ours, plain)]
+    difference = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
+    name = "training step with both branches | two passes"
+    times = compare(ours, plain, rounds, problem.device)
+    yield Row(name, *times, 1.1, f"gradients {difference:.0e}")
+    name = "training step with both branches | two passes, blocks checkpointed as published"
+    times = compare(ours, as_published(problem), rounds, problem.device)
+    yield Row(name, *times, 1.4, "")
 
-    def shared() -> torch.Tensor:
-        given = conditioning(encoder(SKETCH))
+
+def shared_branches(problem: Problem, unet: ColorizationUNet, encoder: SketchEncoder) -> Loss:
+    """The loss as the trainer computes it."""
+    latents, timesteps, sketch = problem.latents(), problem.timesteps(), problem.sketch()
+    unrelated, blocks = problem.reference(seed=6), problem.config.gram_block_ids
+
+    def loss() -> torch.Tensor:
+        given = problem.conditioning(encoder(sketch))
         assert given.reference_tokens is not None
-        both = replace(given, reference_tokens=torch.cat([given.reference_tokens, OTHER]))
-        out = unet(LATENTS, TIMESTEPS, both, capture=BLOCKS, keep_branches=1)
-        gram = sum(gram_loss(*out.blocks[b].split(BATCH)[::-1]) for b in BLOCKS)
+        both = replace(given, reference_tokens=torch.cat([given.reference_tokens, unrelated]))
+        out = unet(latents, timesteps, both, capture=blocks, keep_branches=1)
+        gram = sum(gram_loss(*out.blocks[b].split(problem.batch)[::-1]) for b in blocks)
         return out.sample.square().mean() + gram
 
-    def two_passes() -> torch.Tensor:
-        given = conditioning(encoder(SKETCH))
-        aligned = unet(LATENTS, TIMESTEPS, given, capture=BLOCKS)
-        changed = replace(given, reference_tokens=OTHER)
-        misaligned = unet(LATENTS, TIMESTEPS, changed, capture=BLOCKS)
-        gram = sum(gram_loss(misaligned.blocks[b], aligned.blocks[b]) for b in BLOCKS)
+    return loss
+
+
+def _two_passes(problem: Problem, unet: ColorizationUNet, encoder: SketchEncoder) -> Loss:
+    """The same loss from two whole passes of our model."""
+    latents, timesteps, sketch = problem.latents(), problem.timesteps(), problem.sketch()
+    unrelated, blocks = problem.reference(seed=6), problem.config.gram_block_ids
+
+    def loss() -> torch.Tensor:
+        given = problem.conditioning(encoder(sketch))
+        aligned = unet(latents, timesteps, given, capture=blocks)
+        changed = replace(given, reference_tokens=unrelated)
+        misaligned = unet(latents, timesteps, changed, capture=blocks)
+        gram = sum(gram_loss(misaligned.blocks[b], aligned.blocks[b]) for b in blocks)
         return aligned.sample.square().mean() + gram
 
-    ours = _step(shared, modules)
-    for name, other, goal in (
-        ("two passes", _step(two_passes, modules), 1.1),
-        ("two passes, blocks checkpointed as published", _as_published(), 1.4),
-    ):
-        exact = ""
-        if goal < 1.2:
-            gradients = [_gradients(step, modules) for step in (ours, other)]
-            difference = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
-            exact = f"gradients {difference:.0e}"
-        seconds = cpu_seconds(ours, other, rounds)
-        yield Row(f"training step with both branches | {name}", *seconds, goal, exact)
+    return loss
 
 
-def _step(loss: Step, modules: nn.Module) -> Step:
+def _step(loss: Loss, modules: nn.Module) -> Loss:
     def step() -> torch.Tensor:
         modules.zero_grad()
         value = loss()
@@ -76,44 +77,51 @@ def _step(loss: Step, modules: nn.Module) -> Step:
     return step
 
 
-def _gradients(step: Step, modules: nn.Module) -> torch.Tensor:
+def _gradients(step: Loss, modules: nn.Module) -> torch.Tensor:
     step()
     return torch.cat([p.grad.flatten() for p in modules.parameters() if p.grad is not None])
 
 
-def _as_published() -> Step:
+def as_published(problem: Problem) -> Loss:
     """Stock diffusers blocks, every one recomputed in the backward pass, outputs taken by hooks."""
-    stock = UNet2DConditionModel.from_config(denoiser().config).train()
+    same = problem.denoiser()
+    with torch.device(problem.device):
+        stock = UNet2DConditionModel.from_config(same.config)
+    stock.load_state_dict(same.state_dict())
+    stock = stock.to(dtype=problem.dtype).train()
     stock.enable_gradient_checkpointing()
-    encoder = sketch_encoder()
-    captured: dict[int, torch.Tensor] = {}
+    encoder = problem.sketch_encoder()
+    latents, timesteps, sketch = problem.latents(), problem.timesteps(), problem.sketch()
+    numbers, captured = problem.config.gram_block_ids, {}
     blocks = [m for m in _in_network_order(stock) if isinstance(m, BasicTransformerBlock)]
-    for number in BLOCKS:
+    for number in numbers:
 
         def keep(_: nn.Module, __: object, output: torch.Tensor, number: int = number) -> None:
             captured[number] = output
 
         blocks[number - 1].register_forward_hook(keep)
 
-    def forward(tokens: torch.Tensor, added: torch.Tensor, features: list[torch.Tensor]) -> tuple:
-        sample = stock(
-            LATENTS,
-            TIMESTEPS,
-            tokens,
-            class_labels=added,
-            down_intrablock_additional_residuals=list(features[1:]),
-        ).sample
-        return sample, dict(captured)
+    features: list[torch.Tensor] = []
+    stock.conv_in.register_forward_hook(lambda _, __, output: output + features[0])
+    for level, block in enumerate(stock.down_blocks, start=1):
+
+        def add(_: nn.Module, __: object, output: tuple, level: int = level) -> tuple:
+            summed = output[0] + features[level]
+            return summed, (*output[1][:-1], summed)
+
+        block.register_forward_hook(add)
+
+    def forward(tokens: torch.Tensor) -> tuple:
+        added = problem.conditioning(None).added_cond
+        return stock(latents, timesteps, tokens, class_labels=added).sample, dict(captured)
 
     def loss() -> torch.Tensor:
-        given = conditioning(None)
-        assert given.reference_tokens is not None
-        features = encoder(SKETCH)
-        aligned, first = forward(given.reference_tokens, given.added_cond, features)
-        _, second = forward(OTHER, given.added_cond, features)
-        gram = torch.zeros(())
-        for block in BLOCKS:
-            difference = gram_matrix(second[block]) - gram_matrix(first[block].detach())
+        features[:] = encoder(sketch)
+        aligned, first = forward(problem.reference())
+        _, second = forward(problem.reference(seed=6))
+        gram = latents.new_zeros(())
+        for number in numbers:
+            difference = gram_matrix(second[number]) - gram_matrix(first[number].detach())
             gram = gram + difference.square().mean()
         return aligned.square().mean() + gram
 

@@ -8,52 +8,50 @@ from dataclasses import replace
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
-from benchmarks.measure import Row, cpu_seconds
-from benchmarks.sizes import (
-    BATCH,
-    CONFIG,
-    SIDE,
-    conditioning,
-    denoiser,
-    normal,
-    sketch_encoder,
-)
+from benchmarks.measure import Row, compare
+from benchmarks.sizes import Problem
 from nurie.inference.scheduler import build_scheduler
 from nurie.models.conditioning import Conditioning
 from nurie.models.unet import ColorizationUNet
 
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-STEPS, GUIDANCE = 5, 2.0
+GUIDANCE = 2.0
 _IMAGE_TOKENS = 4
 
 
-def run(rounds: int = 3) -> Row:
+def run(problem: Problem, steps: int = 5, rounds: int = 3) -> Row:
     """Measure a whole denoising loop; decoding is the same for both and left out."""
-    unet, encoder = denoiser().eval(), sketch_encoder().eval()
-    sketch = normal(BATCH, 3, 8 * SIDE, 8 * SIDE, seed=5)
+    unet, encoder = problem.denoiser().eval(), problem.sketch_encoder().eval()
+    sketch = problem.sketch()
 
     def ours() -> torch.Tensor:
         with torch.no_grad():
-            given = replace(conditioning(encoder(sketch)), num_null_branches=1, cache={})
-            return _denoise(lambda x, t: unet(x, t, given).sample)
+            return denoise(problem, steps, guided(problem, unet, encoder(sketch)))
 
     def plain() -> torch.Tensor:
         """Guidance in two whole branches, with our model: the result must be the same."""
         with torch.no_grad():
-            given = conditioning(encoder(sketch))
-            return _denoise(lambda x, t: _two_passes(unet, given, x, t))
+            given = problem.conditioning(encoder(sketch))
+            return denoise(problem, steps, lambda x, t: _two_passes(unet, given, x, t))
 
-    theirs = _controlnet_with_ip_adapter(unet, sketch)
+    theirs = controlnet_with_ip_adapter(problem, unet)
     difference = (ours() - plain()).abs().max()
-    seconds = cpu_seconds(ours, lambda: _denoise(theirs), rounds)
-    name = f"denoising, {STEPS} steps with guidance | diffusers ControlNet + IP-Adapter"
-    return Row(name, *seconds, 1.35, f"plain guidance {difference:.0e}")
+    times = compare(ours, lambda: denoise(problem, steps, theirs), rounds, problem.device)
+    name = f"denoising, {steps} steps with guidance | diffusers ControlNet + IP-Adapter"
+    return Row(name, *times, 1.35, f"plain guidance {difference:.0e}")
 
 
-def _denoise(predict: Predict) -> torch.Tensor:
-    scheduler = build_scheduler(CONFIG.diffusion)
-    scheduler.set_timesteps(STEPS)
-    latents = normal(BATCH, 4, SIDE, SIDE, seed=4)
+def guided(problem: Problem, unet: ColorizationUNet, features: list[torch.Tensor]) -> Predict:
+    """Guidance as the pipeline does it: one call, a null branch, cached reference keys."""
+    given = replace(problem.conditioning(features), num_null_branches=1, cache={})
+    return lambda latents, timestep: unet(latents, timestep, given).sample
+
+
+def denoise(problem: Problem, steps: int, predict: Predict) -> torch.Tensor:
+    """The sampling loop with guidance."""
+    scheduler = build_scheduler(problem.config.diffusion)
+    scheduler.set_timesteps(steps, device=problem.device)
+    latents = problem.latents()
     for timestep in scheduler.timesteps:
         with_reference, without = predict(latents, timestep).chunk(2)
         prediction = without + GUIDANCE * (with_reference - without)
@@ -69,17 +67,20 @@ def _two_passes(
     return torch.cat([unet(latents, timestep, c).sample for c in (given, zeros)])
 
 
-def _controlnet_with_ip_adapter(unet: ColorizationUNet, sketch: torch.Tensor) -> Predict:
+def controlnet_with_ip_adapter(problem: Problem, unet: ColorizationUNet) -> Predict:
     """What diffusers' SDXL ControlNet pipeline computes in a step, with an IP-Adapter loaded."""
-    stock = UNet2DConditionModel.from_config(unet.config).eval()
-    control = ControlNetModel.from_unet(stock).eval()
+    with torch.device(problem.device):
+        stock = UNet2DConditionModel.from_config(unet.config)
+        control = ControlNetModel.from_unet(stock).eval()
     stock.encoder_hid_proj = None
     stock._load_ip_adapter_weights([_ip_adapter(stock)])
-    width = CONFIG.unet.cross_attention_dim
-    text = normal(2 * BATCH, 77, width, seed=7)
-    picture = normal(2 * BATCH, 1, 1, width, seed=8)[:, 0]
-    added = normal(2 * BATCH, CONFIG.unet.added_embedding_dim, seed=9)
-    both = torch.cat([sketch, sketch])
+    stock = stock.to(problem.device, problem.dtype).eval()
+    control = control.to(problem.device, problem.dtype)
+    rows, width = 2 * problem.batch, problem.config.unet.cross_attention_dim
+    text = problem.normal(rows, 77, width, seed=7)
+    picture = problem.normal(rows, 1, 1, width, seed=8)[:, 0]
+    added = problem.normal(rows, problem.config.unet.added_embedding_dim, seed=9)
+    both = torch.cat([problem.sketch()] * 2)
 
     @torch.no_grad()
     def predict(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -100,7 +101,7 @@ def _controlnet_with_ip_adapter(unet: ColorizationUNet, sketch: torch.Tensor) ->
 
 def _ip_adapter(unet: UNet2DConditionModel) -> dict[str, dict[str, torch.Tensor]]:
     """Random weights in the form of a published IP-Adapter (4 image tokens)."""
-    width = CONFIG.unet.cross_attention_dim
+    width = unet.config.cross_attention_dim
     layers: dict[str, torch.Tensor] = {}
     number = 1
     for name, module in unet.named_modules():

@@ -1,4 +1,4 @@
-"""CPU seconds of alternatives, measured in turn so that a noisy machine is noisy for all."""
+"""Seconds of alternatives, measured in turn so that a noisy machine is noisy for all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
+Work = Callable[[], object]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -14,8 +18,8 @@ class Row:
 
     Attributes:
         name: What is compared.
-        ours: CPU seconds of our way, median.
-        other: CPU seconds of the alternative, median.
+        ours: Seconds of our way, median.
+        other: Seconds of the alternative, median.
         goal: Least ratio that is accepted.
         exact: Largest difference between both results, relative.
     """
@@ -32,15 +36,40 @@ class Row:
         return self.other / self.ours
 
 
-def cpu_seconds(
-    ours: Callable[[], object], other: Callable[[], object], rounds: int
-) -> tuple[float, float]:
-    """Median CPU seconds of two alternatives; each runs once before it counts."""
+def compare(ours: Work, other: Work, rounds: int, device: str = "cpu") -> tuple[float, float]:
+    """Median seconds of two alternatives, in turn; each runs once before it counts.
+
+    Args:
+        ours: Our way.
+        other: The alternative.
+        rounds: Counted runs of each.
+        device: On a CPU, seconds are CPU time; on a GPU, time between two events.
+    """
+    clock = _cpu_seconds if device == "cpu" else _gpu_seconds
     times: tuple[list[float], list[float]] = ([], [])
     for counted in (False, *(True,) * rounds):
         for work, seconds in zip((ours, other), times, strict=True):
-            start = time.process_time()
-            work()
+            taken = clock(work)
             if counted:
-                seconds.append(time.process_time() - start)
+                seconds.append(taken)
     return statistics.median(times[0]), statistics.median(times[1])
+
+
+def seconds_of(work: Work, rounds: int, device: str) -> float:
+    """Median seconds of one piece of work, which runs once before it counts."""
+    return compare(work, lambda: None, rounds, device)[0]
+
+
+def _cpu_seconds(work: Work) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def _gpu_seconds(work: Work) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    work()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000
