@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nurie.config.data import CharactersSource, DataConfig, FolderSource
+from nurie.config.data import CharactersSource, DataConfig, PicturesSource
 from nurie.config.model import VaeConfig
 from nurie.data.manifest import Manifest, read_manifest
 from nurie.data.plan import palette_from_json
@@ -155,8 +156,9 @@ def pictures(tmp_path: Path) -> Path:
 def test_folder_of_pictures_with_broken_ones(ray_session, pictures, tmp_path):
     config = characters_config(
         tmp_path / "out",
-        source=FolderSource(path=pictures, test_fraction=0.4),
+        source=PicturesSource(kind="folder", path=str(pictures), test_fraction=0.4),
         line_styles=("xdog", "pencil"),
+        max_quarantined_fraction=0.3,
     )
     manifest = build_dataset(config)
     assert sum(manifest.counts.values()) == 10
@@ -185,11 +187,40 @@ def test_folder_of_pictures_with_broken_ones(ray_session, pictures, tmp_path):
     assert (decode_png(original["mask"], 1) == 255).all()
 
 
+def test_given_sketches_and_masks_are_used(ray_session, tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        member = f"0001/{number}.png"
+        pixels = cv2.resize(rng.integers(0, 255, (6, 6, 3), np.uint8), (64, 64))
+        line = np.full((64, 64), 255, np.uint8)
+        line[number] = 0
+        mask = np.zeros((64, 64), np.uint8)
+        mask[:, : 16 * number] = 255
+        for part, image in (("color", pixels), ("sketch", line), ("mask", mask)):
+            (tmp_path / "in" / part).mkdir(parents=True, exist_ok=True)
+            with zipfile.ZipFile(tmp_path / "in" / part / "0001.zip", "a") as archive:
+                archive.writestr(member, cv2.imencode(".png", image)[1].tobytes())
+    source = PicturesSource(kind="colorizediffusion", path=str(tmp_path / "in"), test_fraction=0)
+    config = characters_config(tmp_path / "out", source=source, line_styles=("xdog",))
+    manifest = build_dataset(config)
+    assert manifest.sketch_styles == ("given", "xdog")
+    reader = ShardReader(config.output, "train")
+    for row in reader.read(range(4), ("sample_id", "sketches", "sketch_styles", "mask")):
+        number = int(row["sample_id"][-5])
+        assert row["sketch_styles"] == ["given", "xdog"]
+        assert (decode_png(row["sketches"][0], 1)[number] == 0).all()
+        assert (decode_png(row["mask"], 1) == 255).sum() == 64 * 16 * number
+
+
 def test_folders_without_two_pictures_are_refused(ray_session, pictures, tmp_path):
     for file in (*pictures.glob("sub/*"), pictures / "alpha.png"):
         file.unlink()
-    config = characters_config(tmp_path / "out", source=FolderSource(path=pictures))
+    config = characters_config(
+        tmp_path / "out", source=PicturesSource(kind="folder", path=str(pictures))
+    )
     with pytest.raises(ValueError, match="1 different usable pictures of 5 files"):
         build_dataset(config)
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        build_dataset(config.model_copy(update={"source": FolderSource(path="nowhere")}))
+        build_dataset(
+            config.model_copy(update={"source": PicturesSource(kind="folder", path="nowhere")})
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 import ray
@@ -18,7 +17,7 @@ from nurie.data.manifest import Manifest, ShardEntry, write_manifest
 from nurie.data.plan import ShardPlan, shard_plans
 from nurie_pipelines.cluster import connect
 from nurie_pipelines.data.latents import EncodeLatents, append_latents
-from nurie_pipelines.data.render import render_shard
+from nurie_pipelines.data.render import GIVEN_STYLE, render_shard
 from nurie_pipelines.data.resume import BuildRecord, finished_shard, prepare_folder
 from nurie_pipelines.data.sources import SourcePlan, plan_source, vae_digest
 from nurie_pipelines.data.write import SHARD_COLUMN, stored_latents_shape, write_shard
@@ -43,7 +42,7 @@ def build_dataset(config: DataConfig, force: bool = False) -> Manifest:
     """
     console = Console(stderr=True)
     inputs = {"vae": vae_digest(config.vae)} if config.vae else {}
-    source = plan_source(config)
+    source = plan_source(config, console)
     record = BuildRecord.of(config, inputs | {"source": source.digest})
     prepare_folder(config.output, record, force)
 
@@ -88,7 +87,7 @@ def _build_missing(
 
 
 def _run(
-    config: DataConfig, record: BuildRecord, missing: list[ShardPlan], folder: Path
+    config: DataConfig, record: BuildRecord, missing: list[ShardPlan], folder: str
 ) -> Iterator[tuple[str, str]]:
     """Render, encode and write the missing shards; yield file and digest of each as it is done."""
     connect(config.num_cpus)
@@ -147,10 +146,16 @@ def _manifest(
         inputs=record.inputs,
         counts=counts,
         image_size=config.image_size,
-        sketch_styles=config.line_styles,
+        sketch_styles=_styles(config, source),
         roles=source.roles,
         latents_shape=stored_latents_shape(config.output / entries[0].file),
         mismatch_rounds=config.mismatch_rounds,
         shards=entries,
         quarantine=source.quarantine,
     )
+
+
+def _styles(config: DataConfig, source: SourcePlan) -> tuple[str, ...]:
+    """Line styles of every sample; sketches that came with the pictures are the first."""
+    given = source.plan["sketch_source"].null_count == 0
+    return (GIVEN_STYLE, *config.line_styles) if given else config.line_styles

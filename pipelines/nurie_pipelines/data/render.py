@@ -17,13 +17,15 @@ from nurie.data.plan import palette_from_json, sample_rng
 from nurie.data.png import encode_png
 from nurie.data.recolour import recolour
 from nurie.data.schema import PICTURE_FIELDS, Row
-from nurie_pipelines.data.folder import read_picture
+from nurie_pipelines.data.pictures import read_picture
 
+GIVEN_STYLE = "given"
+"""Style of the sketches that a collection brings along."""
 UNSCORED_AESTHETICS = 7.0
 """Score of pictures that no scorer has seen: the one that inference asks for (method section 4)."""
 
 
-def render_shard(rows: pa.Table, config: DataConfig, folder: Path) -> pa.Table:
+def render_shard(rows: pa.Table, config: DataConfig, folder: str) -> pa.Table:
     """Add the picture columns to the plan rows of one shard.
 
     Args:
@@ -37,7 +39,7 @@ def render_shard(rows: pa.Table, config: DataConfig, folder: Path) -> pa.Table:
     cv2.setNumThreads(1)  # Ray runs one task per core already
     source = config.source
     if isinstance(source, CharactersSource):
-        pictures = [_draw_character(row, config, source, folder) for row in rows.to_pylist()]
+        pictures = [_draw_character(row, config, source, Path(folder)) for row in rows.to_pylist()]
     else:
         pictures = [_draw_file(row, config, folder) for row in rows.to_pylist()]
     for field in PICTURE_FIELDS:
@@ -63,22 +65,25 @@ def _draw_character(row: Row, config: DataConfig, source: CharactersSource, fold
         make_sketch(rendered, style, sample_rng(config.seed, sample_id, style))
         for style in config.line_styles
     ]
-    pictures = _encoded(rendered.image, rendered.mask, sketches, config)
+    pictures = _encoded(rendered.image, rendered.mask, sketches, list(config.line_styles))
     return pictures | {"labels": encode_png(rendered.labels), "original_area": size * size}
 
 
-def _draw_file(row: Row, config: DataConfig, folder: Path) -> Row:
-    picture = read_picture(folder / row["source"], config.image_size)
+def _draw_file(row: Row, config: DataConfig, folder: str) -> Row:
+    picture = read_picture(folder, row, config.image_size)
     sketches = [
         sketch_from_image(picture.image, style, sample_rng(config.seed, row["sample_id"], style))
         for style in config.line_styles
     ]
-    pictures = _encoded(picture.image, picture.mask, sketches, config)
+    styles = list(config.line_styles)
+    if picture.sketch is not None:
+        sketches, styles = [picture.sketch / np.float32(255), *sketches], [GIVEN_STYLE, *styles]
+    pictures = _encoded(picture.image, picture.mask, sketches, styles)
     return pictures | {"labels": None, "original_area": picture.original_area}
 
 
 def _encoded(
-    image: np.ndarray, mask: np.ndarray, sketches: list[np.ndarray], config: DataConfig
+    image: np.ndarray, mask: np.ndarray, sketches: list[np.ndarray], styles: list[str]
 ) -> Row:
     height, width = mask.shape
     return {
@@ -88,7 +93,7 @@ def _encoded(
         "aesthetic_score": UNSCORED_AESTHETICS,
         "image": encode_png(image),
         "sketches": [encode_png(_to_uint8(sketch)) for sketch in sketches],
-        "sketch_styles": list(config.line_styles),
+        "sketch_styles": styles,
         "mask": encode_png(mask),
     }
 

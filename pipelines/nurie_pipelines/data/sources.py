@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nurie.config.data import CharactersSource, DataConfig
+from nurie.config.data import CharactersSource, DataConfig, PicturesSource
 from nurie.data.assets import find_assets
 from nurie.data.characters import ROLES, load_characters
 from nurie.data.manifest import QuarantinedFile, file_sha256
 from nurie.data.plan import plan_characters
-from nurie_pipelines.data.folder import check_files, find_pictures, plan_folder
+from nurie_pipelines.data.check import CheckedItem, check_items
+from nurie_pipelines.data.collections import Item, collection_root, list_items
+from nurie_pipelines.data.pictures import plan_pictures
 
 _DECODER_PARTS = ("decoder.", "post_quant_conv.")
 
@@ -26,40 +31,92 @@ class SourcePlan:
 
     Attributes:
         plan: Table with ``PLAN_SCHEMA``.
-        folder: Where the source's files are.
+        folder: Where the source's files are, a path or an address.
         digest: Digest of the source's content.
         roles: Colour roles of the label maps; empty for pictures without labels.
         quarantine: Files that cannot be used, and why.
     """
 
     plan: pa.Table
-    folder: Path
+    folder: str
     digest: str
     roles: tuple[str, ...] = ()
     quarantine: tuple[QuarantinedFile, ...] = field(default=())
 
 
-def plan_source(config: DataConfig) -> SourcePlan:
-    """Plan the source of a build; for a folder, every file is opened once to check it.
+def plan_source(config: DataConfig, console: Console) -> SourcePlan:
+    """Plan the source of a build; for a collection, every picture is opened once.
 
     Raises:
         FileNotFoundError: If the source does not exist.
-        ValueError: If it holds too few usable pictures.
+        ValueError: If it holds too few usable pictures, or too many that are not.
     """
     source = config.source
     if isinstance(source, CharactersSource):
         folder = find_assets("characters")
         plan = plan_characters(load_characters(folder), source, config.seed, config.mismatch_rounds)
-        return SourcePlan(plan, folder, _digest_of(folder, "*.parquet"), ROLES)
-    checked = check_files(source.path, find_pictures(source.path), config.num_cpus)
-    plan = plan_folder(source, checked, config.seed, config.mismatch_rounds)
-    content = "\n".join(f"{file.name}\t{file.sha256}" for file in checked)
+        return SourcePlan(plan, str(folder), _digest_of(folder, "*.parquet"), ROLES)
+    return _plan_collection(config, source, console)
+
+
+def _plan_collection(config: DataConfig, source: PicturesSource, console: Console) -> SourcePlan:
+    """List, open and plan a collection."""
+    root = collection_root(source)
+    items = list_items(source)
+    columns = (
+        TextColumn("checking"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("pictures"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("checking", total=sum(not item.problem for item in items))
+        checked = check_items(
+            root, items, config.num_cpus, lambda count: progress.advance(bar, count)
+        )
+    checked = _all_with_sketches(checked)
     broken = tuple(
-        QuarantinedFile(file=file.name, reason=file.reason) for file in checked if file.reason
+        QuarantinedFile(file=entry.item.name, reason=entry.problem)
+        for entry in checked
+        if entry.problem
     )
-    return SourcePlan(
-        plan, source.path, hashlib.sha256(content.encode()).hexdigest(), quarantine=broken
+    _stop_if_too_many_broken(config, source, items, checked)
+    plan = plan_pictures(source, checked, config.seed, config.mismatch_rounds)
+    content = "\n".join(f"{entry.item}\t{entry.sha256}" for entry in checked)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return SourcePlan(plan, root, digest, quarantine=broken)
+
+
+def _stop_if_too_many_broken(
+    config: DataConfig, source: PicturesSource, items: list[Item], checked: list[CheckedItem]
+) -> None:
+    """Raises if too many pictures that were opened cannot be used; filtered ones do not count."""
+    pairs = zip(items, checked, strict=True)
+    opened = [entry for item, entry in pairs if not item.problem]
+    broken = [entry for entry in opened if entry.problem]
+    if len(broken) <= config.max_quarantined_fraction * len(opened):
+        return
+    reasons = Counter(entry.problem.split(":")[0] for entry in broken).most_common(5)
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    raise ValueError(
+        f"source.path: {len(broken)} of {len(opened)} pictures of {source.path} cannot be used "
+        f"({listed}), more than max_quarantined_fraction {config.max_quarantined_fraction:g}; "
+        f"the first: {broken[0].item.name}: {broken[0].problem}"
     )
+
+
+def _all_with_sketches(checked: list[CheckedItem]) -> list[CheckedItem]:
+    """Where pictures come with sketches, those without one are left out: all rows are alike."""
+    if not any(entry.item.sketch for entry in checked if not entry.problem):
+        return checked
+    problem = "missing_sketch: other pictures of the collection have one"
+    return [
+        entry
+        if entry.problem or entry.item.sketch
+        else replace(entry, item=replace(entry.item, problem=problem))
+        for entry in checked
+    ]
 
 
 def vae_digest(folder: Path) -> str:

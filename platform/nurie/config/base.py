@@ -16,3 +16,11 @@ class ConfigModel(BaseModel):
 
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 """A path that is made absolute while loading: Ray workers run in other directories."""
+
+
+def _absolute(location: str) -> str:
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
+Location = Annotated[str, AfterValidator(_absolute)]
+"""A path, made absolute, or the address of a file system that fsspec knows (``s3://...``)."""

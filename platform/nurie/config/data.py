@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from nurie.config.base import AbsolutePath, ConfigModel
+from nurie.config.base import AbsolutePath, ConfigModel, Location
 
 
 class CharactersSource(ConfigModel):
@@ -26,18 +26,47 @@ class CharactersSource(ConfigModel):
     """Share of training pictures that are mirrored, turned, scaled and shifted."""
 
 
-class FolderSource(ConfigModel):
-    """A folder of pictures of one's own (PNG, JPEG, WebP), searched recursively."""
+class TagFilter(ConfigModel):
+    """Which pictures of a Danbooru-style metadata file are used."""
 
-    kind: Literal["folder"] = "folder"
-    """Kind of the source."""
-    path: AbsolutePath
-    """The folder."""
+    ratings: tuple[str, ...] = ("g", "s")
+    """Ratings to keep (g general, s sensitive, q questionable, e explicit)."""
+    min_score: int | None = None
+    """Least score (None: any)."""
+    required_tags: tuple[str, ...] = ()
+    """Tags that a picture must have, all of them."""
+    excluded_tags: tuple[str, ...] = ("comic", "monochrome", "greyscale")
+    """Tags of which it must have none."""
+
+
+class PicturesSource(ConfigModel):
+    """A collection of pictures of one's own, in one of the layouts that people keep them in."""
+
+    kind: Literal["folder", "imagefolder", "webdataset", "colorizediffusion", "kohya"]
+    """Layout: any folder, Hugging Face imagefolder, WebDataset tars, the zips of ColorizeDiffusion,
+    or kohya's folders with captions (or its TOML file)."""
+    path: Location
+    """The folder (kohya: or the TOML file); local, or an address such as ``s3://bucket/folder``."""
     test_fraction: float = Field(default=0.1, ge=0, lt=1)
-    """Share of pictures kept for the test split, by a hash of the file's name."""
+    """Share of pictures kept for the test split, by a hash of the file's name; a layout's own
+    splits go before."""
+    min_aesthetic_score: float | None = None
+    """Least aesthetic score, where the layout has one (None: any)."""
+    metadata: Location | None = None
+    """Danbooru-style JSON lines, one object per picture; pictures it does not list are left out."""
+    filter: TagFilter | None = None
+    """Which pictures of ``metadata`` are used (None: general and sensitive ones, in colour)."""
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        if self.min_aesthetic_score is not None and self.kind != "colorizediffusion":
+            raise ValueError(f"min_aesthetic_score: the layout {self.kind} has no such score")
+        if self.filter is not None and self.metadata is None:
+            raise ValueError("filter: needs metadata, the file whose entries it selects")
+        return self
 
 
-Source = Annotated[CharactersSource | FolderSource, Field(discriminator="kind")]
+Source = Annotated[CharactersSource | PicturesSource, Field(discriminator="kind")]
 
 
 class DataConfig(ConfigModel):
@@ -61,6 +90,8 @@ class DataConfig(ConfigModel):
     """Mismatched references chosen per sample; epoch e uses number e modulo this."""
     rows_per_shard: int = Field(default=256, ge=1)
     """Samples per Parquet file."""
+    max_quarantined_fraction: float = Field(default=0.2, ge=0, le=1)
+    """The build stops before any work if a larger share of the files cannot be used."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
     num_cpus: int = Field(default=2, ge=1)

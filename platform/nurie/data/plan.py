@@ -128,6 +128,8 @@ def _palette_rows(characters: list[Character], rng: np.random.Generator, name: s
         {
             "sample_id": sample_id,
             "source": "characters",
+            "sketch_source": None,
+            "mask_source": None,
             "character_id": character.character_id,
             "palette_id": f"{character.split}-{name}",
             "group_id": character.character_id,

@@ -16,6 +16,8 @@ PLAN_SCHEMA = pa.schema(
     [
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
+        pa.field("sketch_source", pa.string()),
+        pa.field("mask_source", pa.string()),
         pa.field("character_id", pa.string(), nullable=False),
         pa.field("palette_id", pa.string(), nullable=False),
         pa.field("group_id", pa.string(), nullable=False),
@@ -29,8 +31,9 @@ PLAN_SCHEMA = pa.schema(
 )
 """What is decided about a sample before any picture is made.
 
-``source`` is ``characters`` or the file's path inside its folder, ``group_id`` the character or
-the digest of the file, ``palette`` JSON of role to ``#rrggbb``.
+``source`` is ``characters`` or where the picture is in its collection, ``sketch_source`` and
+``mask_source`` where what belongs to it is (null: it is made); ``group_id`` is the character, the
+layout's group or the digest of the file, ``palette`` JSON of role to ``#rrggbb``.
 """
 
 INDEX_COLUMNS = (

@@ -1,9 +1,11 @@
-"""Build data sets and look at them.
+"""Build data sets, look at them, hand them on.
 
 Examples:
   nurie data build configs/data/characters.yaml
   nurie data build configs/data/folder.yaml --source.path my-pictures --output data/mine
+  nurie data build configs/data/folder.yaml --source.kind webdataset --source.path s3://bucket/tars
   nurie data inspect data/characters --sheet sheet.html
+  nurie data export data/characters --layout webdataset -o exported
 """
 
 from __future__ import annotations
@@ -28,6 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument(
         "--sheet", type=Path, metavar="FILE", help="also write a page that shows samples (HTML)"
     )
+    export = actions.add_parser("export", help="write a data set in a layout of other tools")
+    export.add_argument("folder", type=Path, metavar="FOLDER", help="folder of a data set")
+    export.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
+    export.add_argument(
+        "--layout", choices=("webdataset", "colorizediffusion"), default="webdataset"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,6 +46,12 @@ def run(args: argparse.Namespace) -> int:
             from nurie_pipelines.data.inspect import write_contact_sheet
 
             print(f"sheet: {write_contact_sheet(args.folder, args.sheet)}")
+        return 0
+    if args.action == "export":
+        from nurie_pipelines.data.export import export_dataset
+
+        for archive in export_dataset(args.folder, args.output, args.layout):
+            print(archive)
         return 0
     config = load(args.config, args.settings, DataConfig)
     from nurie_pipelines.data.build import build_dataset

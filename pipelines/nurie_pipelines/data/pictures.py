@@ -1,0 +1,145 @@
+"""Pictures of one's own as a source: which sample each becomes, and how it is read."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from nurie.config.data import PicturesSource
+from nurie.data.plan import finish_plan
+from nurie.data.schema import Row
+from nurie.inference.images import decode_image, to_rgb
+from nurie_pipelines.data.check import MAX_PIXELS, CheckedItem
+from nurie_pipelines.data.collections.storage import read_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded picture, square.
+
+    Attributes:
+        image: uint8 [S, S, 3], transparency laid over white.
+        mask: uint8 [S, S], 255 where it is foreground: the given mask, else where the file is
+            opaque, else everywhere.
+        sketch: The given sketch, uint8 [S, S], or None.
+        original_area: Pixels of the file's picture.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    sketch: np.ndarray | None
+    original_area: int
+
+
+def plan_pictures(
+    source: PicturesSource, checked: list[CheckedItem], seed: int, mismatch_rounds: int
+) -> pa.Table:
+    """Plan one sample per usable item; items of equal content form a group and share a split.
+
+    The test split is left empty where it would hold fewer than two different pictures.
+
+    Raises:
+        ValueError: If fewer than two different pictures can be used.
+    """
+    usable = [entry for entry in checked if not entry.problem]
+    groups = _groups(usable)
+    first: dict[str, CheckedItem] = {}
+    for entry in usable:
+        first.setdefault(groups[entry.item.name], entry)
+    test = {
+        group
+        for group, entry in first.items()
+        if entry.item.split == "test"
+        or (entry.item.split is None and _place(entry.item.name) < source.test_fraction)
+    }
+    if len(test) < 2:
+        test = set()
+    if len(first) - len(test) < 2:
+        raise ValueError(
+            f"source.path: {source.path} has {len(first)} different usable pictures of "
+            f"{len(checked)} files; at least 2 are needed for training, since every picture gets "
+            "another one as its mismatched reference"
+        )
+    rows = []
+    for entry in usable:
+        group = groups[entry.item.name]
+        rows.append(_plan_row(entry, group, "test" if group in test else "train"))
+    return finish_plan(rows, seed, mismatch_rounds)
+
+
+def read_picture(root: str, row: Row, size: int) -> Picture:
+    """Decode a planned picture with what belongs to it, cut out its middle square, resize it.
+
+    Args:
+        root: Folder of the collection.
+        row: A plan row: ``source``, ``sketch_source``, ``mask_source``.
+        size: Side of the result, in pixels.
+
+    Raises:
+        nurie.inference.images.ImageError: If a file cannot be used.
+        nurie_pipelines.data.collections.storage.StorageError: If it cannot be read.
+    """
+    picture = decode_image(read_bytes(root, row["source"]), "picture", MAX_PIXELS)
+    width, height = picture.size
+    mask = np.full((height, width), 255, np.uint8)
+    if row["mask_source"] is not None:
+        mask = np.where(_grey(root, row["mask_source"], "mask") > 127, 255, 0).astype(np.uint8)
+    elif picture.mode == "RGBA":
+        mask = np.where(np.asarray(picture)[..., 3] > 127, 255, 0).astype(np.uint8)
+    sketch = None
+    if row["sketch_source"] is not None:
+        sketch = _square(_grey(root, row["sketch_source"], "sketch"), size, cv2.INTER_AREA)
+    return Picture(
+        image=_square(np.asarray(to_rgb(picture)), size, cv2.INTER_AREA),
+        mask=_square(mask, size, cv2.INTER_NEAREST),
+        sketch=sketch,
+        original_area=width * height,
+    )
+
+
+def _groups(usable: list[CheckedItem]) -> dict[str, str]:
+    """Group of every item by name: of the layout, or of equal content."""
+    given = {entry.sha256: entry.item.group for entry in usable if entry.item.group}
+    return {entry.item.name: given.get(entry.sha256) or entry.sha256 for entry in usable}
+
+
+def _plan_row(entry: CheckedItem, group: str, split: str) -> Row:
+    item = entry.item
+    return {
+        "sample_id": item.name,
+        "source": item.picture,
+        "sketch_source": item.sketch,
+        "mask_source": item.mask,
+        "character_id": item.name,
+        "palette_id": entry.sha256,
+        "group_id": group,
+        "split": split,
+        "roles": [],
+        "palette": "{}",
+        "tags": list(item.tags),
+        "same_palette_ids": [],
+    }
+
+
+def _place(name: str) -> float:
+    """A number in 0..1 that depends on the name alone: more files move no file to another split."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+
+def _grey(root: str, locator: str, field: str) -> np.ndarray:
+    return np.asarray(
+        to_rgb(decode_image(read_bytes(root, locator), field, MAX_PIXELS)).convert("L")
+    )
+
+
+def _square(image: np.ndarray, size: int, shrink: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    method = shrink if side > size or shrink == cv2.INTER_NEAREST else cv2.INTER_LINEAR
+    cut = image[top : top + side, left : left + side]
+    return cv2.resize(cut, (size, size), interpolation=method)
