@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -127,3 +129,24 @@ def test_large_set_with_one_dominating_group():
         other = by_id[sampler.choose(row[0], 1)]
         assert other[1] != row[1]
         assert other[2] != row[2]
+
+
+@pytest.mark.parametrize("strategy", ["tag_distance", "uniform"])
+def test_no_picture_is_used_far_more_often_than_others(strategy):
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "sample_id": f"s{i:04d}",
+            "group_id": f"g{i // 2}",
+            "palette_id": f"p{i}",
+            "tags": rng.choice(list("abcdefgh"), 3, replace=False).tolist(),
+            "split": "train",
+        }
+        for i in range(400)
+    ]
+    sampler = MismatchSampler(pa.Table.from_pylist(rows), 0, strategy)
+    uses = Counter(sampler.choose(row["sample_id"], epoch) for row in rows for epoch in range(8))
+    assert max(uses.values()) <= 8 * (1.5 if strategy == "uniform" else 2.5)
+    if strategy == "uniform":
+        # Every picture is given away once per permutation, but for relatives.
+        assert min(uses.values()) >= 6

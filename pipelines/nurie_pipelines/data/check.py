@@ -7,26 +7,49 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+import cv2
+import numpy as np
 import pyarrow as pa
 import ray
+from PIL import Image
 
+from nurie.config.data import PicturesSource
+from nurie.data.lines import xdog
+from nurie.data.near_duplicates import difference_hash
 from nurie.data.schema import Row
-from nurie.inference.images import ImageError, decode_image
+from nurie.inference.images import ImageError, decode_image, to_rgb
 from nurie_pipelines.cluster import connect
-from nurie_pipelines.data.collections import Item
+from nurie_pipelines.data.collections import Item, collection_root
 from nurie_pipelines.data.collections.storage import StorageError, read_bytes
 
 MAX_PIXELS = 64_000_000
 ITEMS_PER_BLOCK = 64
-_RESULT = pa.schema([("number", pa.int64()), ("sha256", pa.string()), ("problem", pa.string())])
+MIN_INK, MAX_INK = 0.002, 0.6
+"""Share of a picture's sketch that is line, at least and at most."""
+_THUMBNAIL = 256
+_RESULT = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("sha256", pa.string()),
+        ("hash", pa.binary()),
+        ("problem", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
 class CheckedItem:
-    """An item with the digest of its picture and, if it cannot be used, why."""
+    """An item after it was opened.
+
+    Attributes:
+        item: The item, with its problem if it cannot be used.
+        sha256: Digest of the picture and of what belongs to it.
+        hash: Difference hash of the picture; empty if it was not decoded.
+    """
 
     item: Item
     sha256: str
+    hash: bytes = b""
 
     @property
     def problem(self) -> str:
@@ -35,7 +58,7 @@ class CheckedItem:
 
 
 def check_items(
-    root: str,
+    source: PicturesSource,
     items: list[Item],
     num_cpus: int,
     tell: Callable[[int], None] = lambda count: None,
@@ -43,7 +66,7 @@ def check_items(
     """Open every picture and what belongs to it, in parallel: digest it, see whether it decodes.
 
     Args:
-        root: Folder of the collection.
+        source: The collection.
         items: Its items; those with a problem are not opened.
         num_cpus: Tasks at a time.
         tell: Called with the number of items that were opened since.
@@ -60,7 +83,7 @@ def check_items(
         connect(num_cpus)
         num_blocks = -(-len(rows) // ITEMS_PER_BLOCK)
         dataset = ray.data.from_items(rows, override_num_blocks=num_blocks).map_batches(
-            partial(_check_rows, root=root),
+            partial(_check_rows, source=source),
             batch_format="pyarrow",
             compute=ray.data.TaskPoolStrategy(size=min(num_cpus, num_blocks)),
         )
@@ -68,24 +91,26 @@ def check_items(
             found[row["number"]] = row
             tell(1)
     return [
-        CheckedItem(item, "")
-        if number not in found
-        else CheckedItem(replace(item, problem=found[number]["problem"]), found[number]["sha256"])
+        CheckedItem(item, "") if number not in found else _checked(item, found[number])
         for number, item in enumerate(named)
     ]
 
 
-def _check_rows(rows: pa.Table, root: str) -> pa.Table:
-    checked = []
-    for row in rows.to_pylist():
-        sha256, problem = _check(row, root)
-        checked.append({"number": row["number"], "sha256": sha256, "problem": problem})
+def _checked(item: Item, row: Row) -> CheckedItem:
+    return CheckedItem(replace(item, problem=row["problem"]), row["sha256"], row["hash"])
+
+
+def _check_rows(rows: pa.Table, source: PicturesSource) -> pa.Table:
+    cv2.setNumThreads(1)  # Ray runs one task per core already
+    checked = [{"number": row["number"], **_check(row, source)} for row in rows.to_pylist()]
     return pa.Table.from_pylist(checked, schema=_RESULT)
 
 
-def _check(row: Row, root: str) -> tuple[str, str]:
-    """Digest of the picture and of what belongs to it, and the first problem."""
-    digest, size = hashlib.sha256(), None
+def _check(row: Row, source: PicturesSource) -> Row:
+    """Digest of the picture and of what belongs to it, its hash, and the first problem."""
+    root, digest = collection_root(source), hashlib.sha256()
+    found: Row = {"sha256": "", "hash": b"", "problem": ""}
+    size = None
     for part in ("picture", "sketch", "mask"):
         if row[part] is None:
             continue
@@ -94,18 +119,38 @@ def _check(row: Row, root: str) -> tuple[str, str]:
             data = read_bytes(root, row[part])
             digest.update(data)
             picture = decode_image(data, part, MAX_PIXELS)
-        except ImageError as error:
-            return digest.hexdigest(), f"{error.code}: {where}{error.message}"
-        except StorageError as error:
-            return digest.hexdigest(), f"{error.code}: {where}{error.message}"
-        if size is not None and picture.size != size:
-            width, height = picture.size
-            return digest.hexdigest(), (
-                f"size_mismatch: the {part} is {width} x {height} pixels, "
-                f"the picture {size[0]} x {size[1]}"
+        except (ImageError, StorageError) as error:
+            return found | {"problem": f"{error.code}: {where}{error.message}"}
+        if part == "picture":
+            size = picture.size
+            image = _thumbnail(picture)
+            found |= {"hash": difference_hash(image), "problem": _unfit(picture, image, source)}
+        elif picture.size != size and not found["problem"]:
+            found["problem"] = (
+                f"size_mismatch: the {part} is {picture.width} x {picture.height} pixels, the "
+                "picture is not"
             )
-        size = picture.size
-    return digest.hexdigest(), ""
+    return found | {"sha256": digest.hexdigest()}
+
+
+def _thumbnail(picture: Image.Image) -> np.ndarray:
+    small = to_rgb(picture)
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
+    return np.asarray(small)
+
+
+def _unfit(picture: Image.Image, thumbnail: np.ndarray, source: PicturesSource) -> str:
+    """Why a whole picture is of no use for training (empty: it is)."""
+    short, long = sorted(picture.size)
+    size = f"{picture.width} x {picture.height} pixels"
+    if short < source.min_side:
+        return f"too_small: {size}; min_side is {source.min_side}"
+    if long > source.max_aspect_ratio * short:
+        return f"too_long: {size}; max_aspect_ratio is {source.max_aspect_ratio:g}"
+    ink = float(1 - xdog(thumbnail).mean())
+    if not MIN_INK <= ink <= MAX_INK:
+        return f"bad_lines: {100 * ink:.1f} % of its sketch would be line"
+    return ""
 
 
 def _with_utf8_name(item: Item) -> Item:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import base64
 import html
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 from nurie.data.manifest import read_manifest
+from nurie.data.png import decode_png
 from nurie.data.schema import Row
 from nurie.data.shards import ShardReader
 
@@ -19,7 +24,14 @@ _STYLE = (
     "table{border-collapse:collapse}td,th{padding:4px 8px;text-align:left;vertical-align:top}"
     "img{width:128px;height:128px;object-fit:contain;border:1px solid #ddd;display:block}"
     "small{color:#666}"
+    ".bar{background:#6a8caf;height:1em;display:inline-block;vertical-align:middle}"
+    ".hues{display:flex;align-items:flex-end;height:120px;gap:2px}.hues i{flex:1;max-width:24px}"
+    "section{margin:24px 0}h2{font-size:16px}"
+    "@media(prefers-color-scheme:dark){body{background:#1c1c1e;color:#ddd}img{border-color:#444}}"
 )
+_HUES = 36
+_GREY_SATURATION = 40
+"""OpenCV's saturation (0 to 255) below which a pixel has no hue worth counting."""
 
 
 def inspect_dataset(folder: str | Path) -> dict[str, Any]:
@@ -55,7 +67,10 @@ def inspect_dataset(folder: str | Path) -> dict[str, Any]:
 def write_contact_sheet(
     folder: str | Path, out: str | Path, split: str = "train", rows: int = SHEET_ROWS
 ) -> Path:
-    """Write one self-contained HTML page: picture, sketches, mask and mismatched reference.
+    """Write one self-contained HTML page to look at a data set.
+
+    Statistics, what was left out and why, buckets, hues, how often a picture is somebody's
+    mismatched reference; then samples with picture, sketches, mask and mismatched reference.
 
     Args:
         folder: Data set made by ``nurie data build``.
@@ -68,20 +83,82 @@ def write_contact_sheet(
     """
     reader = ShardReader(folder, split)
     shown = sorted({place * len(reader) // rows for place in range(rows)})
-    styles = [html.escape(style) for style in reader.manifest.sketch_styles]
-    titles = ["picture", *styles, "mask", "mismatched reference", "sample"]
-    head = "".join(f"<th>{title}</th>" for title in titles)
-    body = "".join(_sheet_row(reader, index) for index in shown)
+    title = html.escape(f"{reader.manifest.name}: {split}")
     page = (
-        f"<!doctype html><meta charset=utf-8><title>{html.escape(reader.manifest.name)}</title>"
-        f"<style>{_STYLE}</style><h1>{html.escape(reader.manifest.name)}: {split}</h1>"
-        f"<p>{len(shown)} of {len(reader)} samples; {_left_out(reader)}</p>"
-        f"<table><tr>{head}</tr>{body}</table>"
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width'>"
+        f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
+        f"<p>{len(reader)} samples, {len(reader.index['group_id'].unique())} groups</p>"
+        f"{_quarantine(reader)}{_buckets(reader)}{_hues(reader, shown)}{_reference_uses(reader)}"
+        f"{_samples(reader, shown)}</html>"
     )
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _quarantine(reader: ShardReader) -> str:
+    files = reader.manifest.quarantine
+    if not files:
+        return "<section><h2>Left out</h2><p>nothing</p></section>"
+    examples: dict[str, list[str]] = {}
+    for file in files:
+        examples.setdefault(file.reason.split(":")[0], []).append(f"{file.file}: {file.reason}")
+    rows = "".join(
+        f"<tr><td>{html.escape(reason)}<td>{len(all_)}<td><small>{html.escape(all_[0])}</small>"
+        for reason, all_ in sorted(examples.items(), key=lambda entry: -len(entry[1]))
+    )
+    return (
+        f"<section><h2>Left out: {len(files)} files</h2>"
+        f"<table><tr><th>reason<th>files<th>for example{rows}</table></section>"
+    )
+
+
+def _buckets(reader: ShardReader) -> str:
+    return _bars("Buckets (height x width)", Counter(reader.column("bucket")))
+
+
+def _reference_uses(reader: ShardReader) -> str:
+    used = Counter(other for ids in reader.index["mismatched_ids"].to_pylist() for other in ids)
+    times = Counter(used[sample_id] for sample_id in reader.index["sample_id"].to_pylist())
+    named = {f"{uses} times": times[uses] for uses in sorted(times)}
+    return _bars("How often a picture is somebody's mismatched reference", named)
+
+
+def _bars(title: str, counts: Mapping[str, int]) -> str:
+    most = max(counts.values())
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}<td>{count}"
+        f"<td><span class=bar style='width:{320 * count // most}px'></span>"
+        for name, count in counts.items()
+    )
+    return f"<section><h2>{html.escape(title)}</h2><table>{rows}</table></section>"
+
+
+def _hues(reader: ShardReader, shown: list[int]) -> str:
+    """Hues of the shown pictures, as columns in their own colour."""
+    counts = np.zeros(_HUES, np.int64)
+    for row in reader.read(shown, ("image",)):
+        hue, saturation, _ = cv2.split(cv2.cvtColor(decode_png(row["image"], 3), cv2.COLOR_RGB2HSV))
+        counts += np.bincount(hue[saturation > _GREY_SATURATION] // (180 // _HUES), minlength=_HUES)
+    columns = "".join(
+        f"<i style='height:{100 * count // max(1, counts.max())}%;"
+        f"background:hsl({number * 360 // _HUES} 70% 55%)'></i>"
+        for number, count in enumerate(counts.tolist())
+    )
+    return f"<section><h2>Hues of the samples below</h2><div class=hues>{columns}</div></section>"
+
+
+def _samples(reader: ShardReader, shown: list[int]) -> str:
+    styles = [html.escape(style) for style in reader.manifest.sketch_styles]
+    titles = ["picture", *styles, "mask", "mismatched reference", "sample"]
+    head = "".join(f"<th>{title}" for title in titles)
+    body = "".join(_sheet_row(reader, index) for index in shown)
+    return (
+        f"<section><h2>{len(shown)} of {len(reader)} samples</h2>"
+        f"<table><tr>{head}{body}</table></section>"
+    )
 
 
 def _split_statistics(folder: str | Path, split: str) -> dict[str, Any]:
@@ -114,10 +191,6 @@ def _sheet_row(reader: ShardReader, index: int) -> str:
 def _caption(row: Row) -> str:
     tags = html.escape(", ".join(row["tags"]))
     return f"{html.escape(row['sample_id'])}<br><small>{tags}</small>"
-
-
-def _left_out(reader: ShardReader) -> str:
-    return f"{len(reader.manifest.quarantine)} files left out"
 
 
 def _data_address(png: bytes) -> str:

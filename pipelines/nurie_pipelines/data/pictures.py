@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from nurie.config.data import PicturesSource
+from nurie.data.near_duplicates import connected, near_duplicate_groups
 from nurie.data.plan import finish_plan
 from nurie.data.schema import Row
 from nurie.inference.images import decode_image, to_rgb
@@ -38,7 +39,9 @@ class Picture:
 def plan_pictures(
     source: PicturesSource, checked: list[CheckedItem], seed: int, mismatch_rounds: int
 ) -> pa.Table:
-    """Plan one sample per usable item; items of equal content form a group and share a split.
+    """Plan one sample per usable item; items of one group share a split.
+
+    Equal content, near-duplicates and the layout's own groups make a group.
 
     The test split is left empty where it would hold fewer than two different pictures.
 
@@ -46,7 +49,7 @@ def plan_pictures(
         ValueError: If fewer than two different pictures can be used.
     """
     usable = [entry for entry in checked if not entry.problem]
-    groups = _groups(usable)
+    groups = _groups(usable, source.near_duplicate_distance)
     first: dict[str, CheckedItem] = {}
     for entry in usable:
         first.setdefault(groups[entry.item.name], entry)
@@ -101,10 +104,21 @@ def read_picture(root: str, row: Row, size: int) -> Picture:
     )
 
 
-def _groups(usable: list[CheckedItem]) -> dict[str, str]:
-    """Group of every item by name: of the layout, or of equal content."""
-    given = {entry.sha256: entry.item.group for entry in usable if entry.item.group}
-    return {entry.item.name: given.get(entry.sha256) or entry.sha256 for entry in usable}
+def _groups(usable: list[CheckedItem], max_distance: int | None) -> dict[str, str]:
+    """Group of every item by name: all that is joined by content, by looks or by the layout."""
+    first_of: dict[str, int] = {}
+    pairs: list[tuple[int, int]] = []
+    for number, entry in enumerate(usable):
+        pairs.append((first_of.setdefault(f"content {entry.sha256}", number), number))
+        if entry.item.group:
+            pairs.append((first_of.setdefault(f"group {entry.item.group}", number), number))
+    if max_distance is not None:
+        alike = near_duplicate_groups([entry.hash for entry in usable], max_distance)
+        pairs += zip(alike, range(len(usable)), strict=True)
+    groups = connected(len(usable), pairs)
+    return {
+        entry.item.name: usable[group].sha256 for entry, group in zip(usable, groups, strict=True)
+    }
 
 
 def _plan_row(entry: CheckedItem, group: str, split: str) -> Row:

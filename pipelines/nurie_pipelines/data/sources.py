@@ -73,7 +73,7 @@ def _plan_collection(config: DataConfig, source: PicturesSource, console: Consol
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("checking", total=sum(not item.problem for item in items))
         checked = check_items(
-            root, items, config.num_cpus, lambda count: progress.advance(bar, count)
+            source, items, config.num_cpus, lambda count: progress.advance(bar, count)
         )
     checked = _all_with_sketches(checked)
     broken = tuple(

@@ -50,6 +50,13 @@ class PicturesSource(ConfigModel):
     test_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of pictures kept for the test split, by a hash of the file's name; a layout's own
     splits go before."""
+    min_side: int = Field(default=64, ge=16)
+    """Pictures with a shorter side than this, in pixels, are left out."""
+    max_aspect_ratio: float = Field(default=4.0, ge=1)
+    """Pictures whose longer side is more than this many times the shorter are left out."""
+    near_duplicate_distance: int | None = Field(default=8, ge=0, le=15)
+    """Pictures whose difference hashes differ in at most this many of 256 bits form a group
+    (None: only files of equal content do)."""
     min_aesthetic_score: float | None = None
     """Least aesthetic score, where the layout has one (None: any)."""
     metadata: Location | None = None

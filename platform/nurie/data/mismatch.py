@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
@@ -11,9 +9,11 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from nurie.data.permutation import Permutation
+
 MismatchStrategy = Literal["tag_distance", "uniform"]
 
-NUM_CANDIDATES = 6
+NUM_CANDIDATES = 4
 """Unrelated pictures drawn per choice, of which the one with the most different tags wins."""
 MAX_DRAWS = 64
 """Draws before the exhaustive search; they only run out when one group holds nearly all rows."""
@@ -57,6 +57,7 @@ class MismatchSampler:
         self._split = split.tolist()
         self._relatives = list(zip(self._group.tolist(), self._palette.tolist(), strict=True))
         self._search = lru_cache(maxsize=64)(self._unrelated_rows)
+        self._permutation = lru_cache(maxsize=1024)(self._new_permutation)
 
     def choose(self, sample_id: str, epoch: int) -> str:
         """Return the mismatched reference of a sample in an epoch.
@@ -72,15 +73,25 @@ class MismatchSampler:
         return self._ids[best]
 
     def _candidates(self, row: int, epoch: int) -> list[int]:
-        pool = self._rows_of_split[self._split[row]]
+        """The first unrelated pictures among the row's places in this epoch's permutations.
+
+        A permutation gives every picture away once, so that none is taken far more often than
+        others.
+        """
+        split = self._split[row]
+        pool = self._rows_of_split[split]
+        place = int(np.searchsorted(pool, row))
         found: list[int] = []
-        for draw in _draws(f"{self.seed}/{epoch}/{self._ids[row]}"):
-            other = int(pool[draw % len(pool)])
+        for draw in range(MAX_DRAWS):
+            other = int(pool[self._permutation(split, epoch, draw)[place]])
             if self._unrelated(row, other):
                 found.append(other)
                 if len(found) == self.num_candidates:
                     return found
         return found or [self._searched(row, epoch)]
+
+    def _new_permutation(self, split: int, epoch: int, draw: int) -> Permutation:
+        return Permutation(len(self._rows_of_split[split]), f"{self.seed}/{epoch}/{draw}")
 
     def _unrelated(self, row: int, other: int) -> bool:
         group, palette = self._relatives[row]
@@ -96,19 +107,12 @@ class MismatchSampler:
                 "group or its palette; add pictures or, for characters, lower "
                 "characters_per_palette"
             )
-        draw = next(_draws(f"{self.seed}/{epoch}/{self._ids[row]}/search"))
-        return int(pool[draw % len(pool)])
+        place = int(np.searchsorted(self._rows_of_split[self._split[row]], row))
+        return int(pool[Permutation(len(pool), f"{self.seed}/{epoch}/search")[place % len(pool)]])
 
     def _unrelated_rows(self, split: int, group: int, palette: int) -> np.ndarray:
         pool = self._rows_of_split[split]
         return pool[(self._group[pool] != group) & (self._palette[pool] != palette)]
-
-
-def _draws(key: str) -> Iterator[int]:
-    """Yield MAX_DRAWS numbers below 2**64 that depend on nothing but the key."""
-    for block in range(MAX_DRAWS // 8):
-        digest = hashlib.blake2b(f"{key}/{block}".encode()).digest()
-        yield from np.frombuffer(digest, "<u8").tolist()
 
 
 def _overlap(tags: frozenset[str], others: frozenset[str]) -> float:

@@ -52,6 +52,11 @@ class ShardReader:
         tables = [pq.read_table(path, columns=list(INDEX_COLUMNS)) for path in self._paths]
         return pa.concat_tables(tables).combine_chunks()
 
+    def column(self, name: str) -> list:
+        """One narrow column of all rows, in order."""
+        tables = [pq.read_table(path, columns=[name]) for path in self._paths]
+        return pa.concat_tables(tables)[name].to_pylist()
+
     @cached_property
     def row_of(self) -> dict[str, int]:
         """Row index of every sample id."""
