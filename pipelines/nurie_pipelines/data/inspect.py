@@ -122,8 +122,8 @@ def _buckets(reader: ShardReader) -> str:
 def _reference_uses(reader: ShardReader) -> str:
     used = Counter(other for ids in reader.index["mismatched_ids"].to_pylist() for other in ids)
     times = Counter(used[sample_id] for sample_id in reader.index["sample_id"].to_pylist())
-    named = {f"{uses} times": times[uses] for uses in sorted(times)}
-    return _bars("How often a picture is somebody's mismatched reference", named)
+    named = {str(uses): times[uses] for uses in sorted(times)}
+    return _bars("Pictures by how many times they are a mismatched reference", named)
 
 
 def _bars(title: str, counts: Mapping[str, int]) -> str:

@@ -13,8 +13,12 @@ from nurie.data.permutation import Permutation
 
 MismatchStrategy = Literal["tag_distance", "uniform"]
 
-NUM_CANDIDATES = 4
-"""Unrelated pictures drawn per choice, of which the one with the most different tags wins."""
+NUM_CANDIDATES = 6
+"""Unrelated pictures looked at per choice; the first whose tags are different enough wins, else the
+most different one."""
+MAX_OVERLAP = 0.2
+"""Different enough: two pictures share at most this part of their tags (Jaccard). Always taking the
+most different one would take a few odd pictures over and over."""
 MAX_DRAWS = 64
 """Draws before the exhaustive search; they only run out when one group holds nearly all rows."""
 
@@ -30,8 +34,8 @@ class MismatchSampler:
         index: Table with the columns ``sample_id``, ``group_id``, ``palette_id``, ``tags`` and
             ``split``.
         seed: Seed of all choices.
-        strategy: ``tag_distance`` takes, of a few unrelated pictures, the one whose tags overlap
-            least (Jaccard); ``uniform`` takes the first.
+        strategy: ``tag_distance`` takes, of a few unrelated pictures, one whose tags are
+            different; ``uniform`` takes the first.
 
     Raises:
         ValueError: If a sample id occurs twice or the strategy is unknown.
@@ -69,8 +73,9 @@ class MismatchSampler:
         row = self._row_of[sample_id]
         candidates = self._candidates(row, epoch)
         tags = self._tags[row]
-        best = min(candidates, key=lambda other: _overlap(tags, self._tags[other]))
-        return self._ids[best]
+        overlaps = [_overlap(tags, self._tags[other]) for other in candidates]
+        unlike = [k for k, overlap in enumerate(overlaps) if overlap <= MAX_OVERLAP]
+        return self._ids[candidates[unlike[0] if unlike else int(np.argmin(overlaps))]]
 
     def _candidates(self, row: int, epoch: int) -> list[int]:
         """The first unrelated pictures among the row's places in this epoch's permutations.
