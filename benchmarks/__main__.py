@@ -9,7 +9,7 @@ from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import dual_branch, gram, inference
+from benchmarks import dual_branch, gram, inference, savings
 from benchmarks.measure import Row
 from benchmarks.sizes import Problem
 
@@ -21,7 +21,8 @@ def main() -> int:
     console = Console()
     with console.status("measuring"):
         problem = Problem()
-        rows = [*dual_branch.run(problem), inference.run(problem), *gram.run(problem)]
+        rows = [*dual_branch.run(problem), inference.run(problem)]
+        rows += [*savings.run(problem), *gram.run(problem)]
     return show(rows, "CPU s", console)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import dual_branch, gpu, inference
+from benchmarks import dual_branch, gpu, inference, savings
 from benchmarks.sizes import Problem
 
 SMALL = Problem(batch=2, side=8)
@@ -22,6 +22,12 @@ def test_the_published_step_has_the_loss_of_ours() -> None:
     ours = dual_branch.shared_branches(SMALL, unet, encoder)()
     published = dual_branch.as_published(SMALL)()
     torch.testing.assert_close(ours.detach(), published, rtol=1e-4, atol=1e-6)
+
+
+def test_every_saving_changes_nothing() -> None:
+    rows = list(savings.run(SMALL, rounds=1))
+    assert len(rows) == 5
+    assert max(float(row.exact) for row in rows) < 1e-5
 
 
 def test_guidance_in_one_call_equals_guidance_in_two() -> None:

@@ -13,10 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nurie import __version__
 from nurie.config.data import DataConfig
-from nurie.data.manifest import Manifest, ShardEntry, write_manifest
+from nurie.data.manifest import Manifest, ShardEntry, file_sha256, write_manifest
+from nurie.data.picture_map import PictureMap
 from nurie.data.plan import ShardPlan, shard_plans
 from nurie_pipelines.cluster import connect
 from nurie_pipelines.data.latents import EncodeLatents, append_latents
+from nurie_pipelines.data.models import MODEL_STYLE, ApplyModels
 from nurie_pipelines.data.render import GIVEN_STYLE, render_shard
 from nurie_pipelines.data.resume import BuildRecord, finished_shard, prepare_folder
 from nurie_pipelines.data.sources import SourcePlan, plan_source, vae_digest
@@ -42,6 +44,10 @@ def build_dataset(config: DataConfig, force: bool = False) -> Manifest:
     """
     console = Console(stderr=True)
     inputs = {"vae": vae_digest(config.vae)} if config.vae else {}
+    for name, model in (("line_model", config.line_model), ("mask_model", config.mask_model)):
+        if model is not None:
+            PictureMap(model)  # a wrong model is an error now, not in a worker
+            inputs[name] = file_sha256(model.path)
     source = plan_source(config, console)
     record = BuildRecord.of(config, inputs | {"source": source.digest})
     prepare_folder(config.output, record, force)
@@ -99,6 +105,15 @@ def _run(
     dataset = dataset.map_batches(
         partial(render_shard, config=config, folder=folder), compute=tasks, **whole
     )
+    if config.line_model or config.mask_model:
+        dataset = dataset.map_batches(
+            ApplyModels,
+            fn_constructor_args=(config,),
+            compute=ray.data.ActorPoolStrategy(size=min(config.num_model_actors, len(missing))),
+            num_cpus=0,
+            num_gpus=config.model_gpus,
+            **whole,
+        )
     if config.vae:
         dataset = dataset.map_batches(
             EncodeLatents,
@@ -156,6 +171,10 @@ def _manifest(
 
 
 def _styles(config: DataConfig, source: SourcePlan) -> tuple[str, ...]:
-    """Line styles of every sample; sketches that came with the pictures are the first."""
+    """Line styles of every sample, in the order in which they are made."""
     given = source.plan["sketch_source"].null_count == 0
-    return (GIVEN_STYLE, *config.line_styles) if given else config.line_styles
+    return (
+        *([GIVEN_STYLE] if given else []),
+        *config.line_styles,
+        *([MODEL_STYLE] if config.line_model else []),
+    )

@@ -18,7 +18,7 @@ from nurie_pipelines.data.write import sidecar_path
 RECORD_NAME = "build.json"
 # Where the files lie and how many tasks run changes no byte of a shard; what lies in those places
 # counts by its digest.
-_PLACES = ("name", "output", "num_cpus", "vae")
+_PLACES = ("name", "output", "num_cpus", "vae", "num_model_actors", "model_gpus")
 _OURS = re.compile(r"(train|test)-\d{5}\.parquet(\.json)?")
 
 
@@ -44,7 +44,8 @@ class BuildRecord:
     def of(cls, config: DataConfig, inputs: dict[str, str]) -> BuildRecord:
         """Return the record of a build."""
         settings = config.model_dump(mode="json", exclude=set(_PLACES))
-        settings["source"].pop("path", None)
+        for part in ("source", "line_model", "mask_model"):
+            (settings[part] or {}).pop("path", None)
         versions = {"schema": SCHEMA_VERSION, "nurie": __version__}
         return cls(settings, inputs, versions)
 

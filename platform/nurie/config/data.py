@@ -76,6 +76,25 @@ class PicturesSource(ConfigModel):
 Source = Annotated[CharactersSource | PicturesSource, Field(discriminator="kind")]
 
 
+class PictureModelConfig(ConfigModel):
+    """An ONNX model that makes one grey map of a picture, values 0 to 1."""
+
+    path: AbsolutePath
+    """The ONNX file: one input B x 3 x H x W or B x H x W x 3, one value per pixel out."""
+    scale: float = Field(default=255.0, gt=0)
+    """Pixels (0 to 255) are divided by this first."""
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Then this is taken off,"""
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """and divided by this."""
+    bgr: bool = False
+    """The model takes blue, green, red."""
+    invert: bool = False
+    """The model's map is turned over: lines must be dark, foreground bright."""
+    multiple_of: int = Field(default=32, ge=1)
+    """Sides of the input, where the model takes any, are multiples of this."""
+
+
 class DataConfig(ConfigModel):
     """One data build."""
 
@@ -91,6 +110,14 @@ class DataConfig(ConfigModel):
     """Side of the pictures, in pixels."""
     line_styles: tuple[str, ...] = ("ink", "xdog", "pencil")
     """Line styles made of every picture; training picks one at random."""
+    line_model: PictureModelConfig | None = None
+    """Draws one more sketch of every picture, style ``model`` (None: no)."""
+    mask_model: PictureModelConfig | None = None
+    """Finds the foreground of pictures without transparency or mask (None: all is foreground)."""
+    num_model_actors: int = Field(default=1, ge=1)
+    """Actors that run these models."""
+    model_gpus: float = Field(default=0.0, ge=0)
+    """GPUs of each of them."""
     vae: AbsolutePath | None = None
     """Folder of the autoencoder whose latents are stored (None: encoded while training)."""
     mismatch_rounds: int = Field(default=8, ge=1)

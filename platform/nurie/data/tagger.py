@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnxruntime.capi import (
     onnxruntime_pybind11_state as ort_errors,  # pyright: ignore[reportAttributeAccessIssue]
 )
 from PIL import Image
 
+from nurie.data.onnx_session import open_session
 from nurie.data.tagger_graph import (
     FeatureMap,
     TaggerError,
@@ -26,10 +26,7 @@ MODEL_FILE = "model.onnx"
 TAGS_FILE = "selected_tags.csv"
 
 _GENERAL, _CHARACTER = 0, 4
-_CUDA = "CUDAExecutionProvider"
-_CPU = "CPUExecutionProvider"
 _RUN_ERRORS = (ort_errors.RuntimeException, ort_errors.Fail, ort_errors.InvalidArgument)
-_CUDA_DEVICE = Path("/dev/nvidia0")
 
 
 @dataclass(frozen=True)
@@ -64,10 +61,10 @@ class Tagger:
         self._input, self._scores = model.graph.input[0].name, model.graph.output[0].name
         fixed = model.SerializeToString()
         was_fixed = make_batch_symbolic(model)
-        self._session = _session(model.SerializeToString(), num_threads)
+        self._session = open_session(model.SerializeToString(), num_threads)
         self._one_by_one = was_fixed and not self._takes_batches()
         if self._one_by_one:
-            self._session = _session(fixed, num_threads)
+            self._session = open_session(fixed, num_threads)
 
     @classmethod
     def from_folder(cls, folder: str | Path, num_threads: int = 1) -> Tagger:
@@ -214,14 +211,3 @@ def _read_tags(file: Path) -> list[Tag]:
         if not {"name", "category"} <= set(reader.fieldnames or ()):
             raise TaggerError(f"{file} must have the columns name and category")
         return [Tag(row["name"], int(row["category"])) for row in reader]
-
-
-def _session(model: bytes, num_threads: int) -> onnxruntime.InferenceSession:
-    """Open a session on the GPU if there is one.
-
-    ONNX Runtime lists CUDA even on machines without a GPU, so the device itself is looked for.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    providers = [_CUDA, _CPU] if _CUDA_DEVICE.exists() else [_CPU]
-    return onnxruntime.InferenceSession(model, options, providers=providers)
