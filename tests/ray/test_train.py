@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Literal
 import psutil
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -156,10 +159,37 @@ def test_a_killed_worker_changes_nothing(prepared: Path, kind: Literal["adamw", 
     model = train(config)
     thread.join()
     assert killed
+    assert_same_weights(model, straight)
+
+
+def assert_same_weights(model: Path, other: Path) -> None:
     for part in ("unet", "sketch_encoder", "reference_projection"):
         name = f"{part}/diffusion_pytorch_model.safetensors"
-        expected, got = load_file(straight / name), load_file(model / name)
+        expected, got = load_file(other / name), load_file(model / name)
         assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_a_killed_driver_changes_nothing(prepared: Path) -> None:
+    """The command dies, its private cluster with it; the same command finishes the run."""
+    optimizer = OptimizerConfig(kind="adamw", learning_rate=1e-3)
+    straight = train(run_config(prepared, "straight-adamw", (12,), optimizer))
+    config = run_config(prepared, "driver", (12,), optimizer)
+    file = prepared / "driver.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "nurie_cli.main", "train", str(file)]
+    with subprocess.Popen(command, cwd=prepared) as driver:
+        checkpoint = config.output / "backbone" / "checkpoints" / "step-000004"
+        deadline = time.monotonic() + 240
+        while not checkpoint.exists() and driver.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        children = psutil.Process(driver.pid).children(recursive=True)
+        driver.kill()
+    assert checkpoint.exists()
+    _, alive = psutil.wait_procs(children, timeout=120)
+    assert not alive
+    assert not (config.output / "model").exists()
+    assert subprocess.run(command, cwd=prepared, check=False).returncode == 0
+    assert_same_weights(config.output / "model", straight)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
