@@ -53,6 +53,7 @@ def load_model(config: ServeConfig) -> tuple[Any, ModelInfo]:
     from diffusers.utils import logging as diffusers_logging
 
     from nurie.checkpoints.manifest import manifest_digest
+    from nurie.inference.folder import OWN_CONTROLS
     from nurie.inference.pipeline import ColorizationPipeline
     from nurie.tracking.registry import resolve_model
 
@@ -73,10 +74,7 @@ def load_model(config: ServeConfig) -> tuple[Any, ModelInfo]:
     pipeline.set_progress_bar_config(disable=True)
     name = config.model if config.model.startswith("models:/") else folder.name
     parts = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    own = {
-        control: getattr(pipeline.config, f"default_{control}")
-        for control in ("num_inference_steps", "guidance_scale")
-    }
+    own = {control: getattr(pipeline.config, f"default_{control}") for control in OWN_CONTROLS}
     return pipeline, ModelInfo(name, manifest_digest(folder), device, config.dtype, parts, own)
 
 

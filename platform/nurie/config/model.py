@@ -120,6 +120,8 @@ class SamplingConfig(ConfigModel):
     """Denoising steps."""
     guidance_scale: float = Field(default=2.0, ge=0)
     """Reference guidance; 1 and less is without."""
+    background_strength: float = Field(default=1.0, ge=0, le=1)
+    """How strongly the background adapter acts."""
 
 
 class ModelConfig(ConfigModel):

@@ -95,7 +95,9 @@ class Control:
 _SIZE_HELP = "of the result in pixels; left out, it follows the sketch"
 
 
-def _factor(name: str, group: str, text: str, maximum: float = 2, default: float = 1.0) -> Control:
+def _factor(
+    name: str, group: str, text: str, maximum: float = 2, default: float | None = 1.0
+) -> Control:
     return Control(name, float, default, text, group, minimum=0, maximum=maximum)
 
 
@@ -198,7 +200,13 @@ CONTROLS: tuple[Control, ...] = (
         "adapter",
         "adapters",
     ),
-    _factor("background_strength", "adapters", "how strongly the background adapter acts", 1),
+    _factor(
+        "background_strength",
+        "adapters",
+        "how strongly the background adapter acts",
+        maximum=1,
+        default=None,
+    ),
     Control(
         "inpaint_background",
         bool,

@@ -47,9 +47,12 @@ OWN_SETTINGS = (
     "default_size",
     "default_num_inference_steps",
     "default_guidance_scale",
+    "default_background_strength",
     "use_tagger",
 )
 """Settings of a pipeline that its folder keeps."""
+OWN_CONTROLS = ("num_inference_steps", "guidance_scale", "background_strength")
+"""Controls whose default is the model's own."""
 
 
 def own_settings(config: ModelConfig) -> dict[str, Any]:
@@ -58,6 +61,7 @@ def own_settings(config: ModelConfig) -> dict[str, Any]:
         config.image_size,
         config.sampling.num_inference_steps,
         config.sampling.guidance_scale,
+        config.sampling.background_strength,
         config.reference.use_tagger,
     )
     return dict(zip(OWN_SETTINGS, values, strict=True))

@@ -25,6 +25,7 @@ from nurie.inference.conditioning import (
 )
 from nurie.inference.controls import parse_controls
 from nurie.inference.folder import (
+    OWN_CONTROLS,
     load_frozen_parts,
     load_pipeline_parts,
     own_settings,
@@ -77,6 +78,7 @@ class ColorizationPipeline(DiffusionPipeline):
         default_size: Side of the square whose area a result has by default, in pixels.
         default_num_inference_steps: Denoising steps of a call that does not say how many.
         default_guidance_scale: Guidance of a call that does not say how much.
+        default_background_strength: Strength of the background adapter, likewise.
         use_tagger: False for a model trained without the tagger (ablation).
     """
 
@@ -101,6 +103,7 @@ class ColorizationPipeline(DiffusionPipeline):
         default_size: int = 1024,
         default_num_inference_steps: int = 20,
         default_guidance_scale: float = 2.0,
+        default_background_strength: float = 1.0,
         use_tagger: bool = True,
     ) -> None:
         super().__init__()
@@ -118,6 +121,7 @@ class ColorizationPipeline(DiffusionPipeline):
             default_size=default_size,
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
+            default_background_strength=default_background_strength,
             use_tagger=use_tagger,
         )
         if tagger is None:
@@ -275,7 +279,7 @@ class ColorizationPipeline(DiffusionPipeline):
         """Every control, checked, with this model's own sampling where nothing is said."""
         given = {name: value for name, value in controls.items() if value is not None}
         values: dict[str, Any] = parse_controls(given)
-        for name in ("num_inference_steps", "guidance_scale"):
+        for name in OWN_CONTROLS:
             if values[name] is None:
                 values[name] = self.config[f"default_{name}"]
         return values
