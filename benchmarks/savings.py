@@ -53,22 +53,21 @@ def _of_training(
     latents, timesteps, sketch = problem.latents(), problem.timesteps(), problem.sketch()
     blocks = problem.config.gram_block_ids
     given = problem.conditioning([f.detach() for f in encoder(sketch)])
-    other = replace(given, reference_tokens=problem.reference(seed=6))
-    assert given.reference_tokens is not None and other.reference_tokens is not None
+    assert given.reference_tokens is not None
     both = replace(
         given, reference_tokens=torch.cat([given.reference_tokens, problem.reference(seed=6)])
     )
 
-    def captured(conditioning: Conditioning, keep_branches: int | None) -> torch.Tensor:
-        out = unet(latents, timesteps, conditioning, capture=blocks, keep_branches=keep_branches)
-        return _flat([out.blocks[block] for block in blocks])
+    def with_blocks(keep_branches: int | None) -> torch.Tensor:
+        out = unet(latents, timesteps, both, capture=blocks, keep_branches=keep_branches)
+        return _flat([out.sample[: problem.batch], *(out.blocks[block] for block in blocks)])
 
     yield _Saving(
         "the misaligned branch ends after the last Gram block",
-        lambda: captured(other, 0),
-        lambda: captured(other, None),
+        lambda: with_blocks(1),
+        lambda: with_blocks(None),
         True,
-        1.1,
+        1.0,
     )
 
     def doubled() -> torch.Tensor:
