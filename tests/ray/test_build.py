@@ -142,6 +142,7 @@ def pictures(tmp_path: Path) -> Path:
     (folder / "copy.png").write_bytes((folder / "sub" / "p1.png").read_bytes())
     transparent = np.full((64, 64, 4), 200, np.uint8)
     transparent[:, :32, 3] = 0
+    transparent[16:48, 40:56, :3] = 20
     cv2.imwrite(str(folder / "alpha.png"), transparent)
     (folder / "cut.png").write_bytes((folder / "sub" / "p1.png").read_bytes()[:500])
     (folder / "text.jpg").write_text("hello")
@@ -218,6 +219,9 @@ def test_folders_without_two_pictures_are_refused(ray_session, pictures, tmp_pat
     config = characters_config(
         tmp_path / "out", source=PicturesSource(kind="folder", path=str(pictures))
     )
+    with pytest.raises(ValueError, match=r"4 of 5 pictures .* more than max_quarantined_fraction"):
+        build_dataset(config)
+    config = config.model_copy(update={"max_quarantined_fraction": 1.0})
     with pytest.raises(ValueError, match="1 different usable pictures of 5 files"):
         build_dataset(config)
     with pytest.raises(FileNotFoundError, match="nowhere"):

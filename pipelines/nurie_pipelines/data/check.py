@@ -134,7 +134,7 @@ def _check(row: Row, source: PicturesSource) -> Row:
 
 
 def _thumbnail(picture: Image.Image) -> np.ndarray:
-    small = to_rgb(picture)
+    small = to_rgb(picture).copy()  # thumbnail() changes its picture
     small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
     return np.asarray(small)
 
