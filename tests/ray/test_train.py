@@ -222,7 +222,7 @@ def test_zero_3_has_the_losses_of_zero_1(prepared: Path) -> None:
     curves = []
     for stage in (1, 3):
         optimizer = OptimizerConfig(learning_rate=1e-3)
-        config = run_config(prepared, f"zero-{stage}", (6,), optimizer)
+        config = run_config(prepared, f"zero-{stage}", (6,), optimizer, sample_every=4)
         train(config.model_copy(update={"engine": EngineConfig(zero_stage=stage, num_workers=2)}))
         curves.append(losses(config))
     assert len(curves[0]) == 6

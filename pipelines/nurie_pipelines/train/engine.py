@@ -38,6 +38,10 @@ class Engine(Protocol):
         """Within this context every rank sees whole, current parameters."""
         ...
 
+    def full_model(self) -> AbstractContextManager:
+        """Within this context each rank may run the model on its own, without the others."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Writes this rank's part of the engine's state; all ranks call it."""
         ...
@@ -119,6 +123,15 @@ class DeepSpeedEngine:
 
         return deepspeed.zero.GatheredParameters(list(self.stage.parameters()))
 
+    def full_model(self) -> AbstractContextManager:
+        """See ``Engine``."""
+        if self._zero < 3:
+            return nullcontext()
+        import deepspeed
+
+        # ZeRO-3's hooks release a module's parameters after use and would fetch them from all ranks.
+        return deepspeed.zero.unwrap_model_for_generation(self._engine)
+
     def save(self, folder: Path) -> None:
         """See ``Engine``."""
         self._engine.save_checkpoint(str(folder), tag="engine", exclude_frozen_parameters=True)
@@ -178,6 +191,10 @@ class TorchEngine:
         return self._norm
 
     def full_parameters(self) -> AbstractContextManager:
+        """See ``Engine``."""
+        return nullcontext()
+
+    def full_model(self) -> AbstractContextManager:
         """See ``Engine``."""
         return nullcontext()
 

@@ -105,7 +105,7 @@ def train_stage(loop_config: dict[str, Any]) -> None:
         if last or finished % config.checkpoint_every == 0:
             store.save(StageState(job.kind, finished, world), engine, ema)
         if last or finished % config.sample_every == 0:
-            with engine.full_parameters():
+            with engine.full_model():
                 if rank == 0:
                     SampleGrid(job).draw(stage.model, finished)
     ray.train.report({"step": settings.steps})
