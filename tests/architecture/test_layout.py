@@ -124,7 +124,9 @@ def test_no_path_of_a_developers_machine():
 
 @pytest.mark.parametrize("file", CONFIGS)
 def test_every_config_is_valid(file):
-    load_config(ROOT / file)
+    config = load_config(ROOT / file)
+    # What a run writes down as resolved.yaml is the same configuration.
+    assert type(config).model_validate(config.model_dump(mode="json")) == config
 
 
 def test_an_ablation_differs_from_its_base_in_one_setting():

@@ -92,7 +92,7 @@ def test_broken_lists_name_the_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"metadata\.jsonl, line 2: not JSON"):
         items_of("imagefolder", tmp_path)
     (tmp_path / "metadata.jsonl").write_text('{"text": "x"}')
-    with pytest.raises(ValueError, match="entry 1 has no file_name"):
+    with pytest.raises(ValueError, match=r"metadata\.jsonl, line 1: no file_name"):
         items_of("imagefolder", tmp_path)
     (tmp_path / "metadata.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="not UTF-8"):

@@ -103,6 +103,10 @@ def test_kuberay_schema(manifest):
 @pytest.mark.parametrize("manifest", PLAIN_DOCUMENTS, ids=named)
 def test_kubernetes_schema(manifest):
     kubernetes_validate.validate(manifest, "1.37", strict=True)
+    broken = copy.deepcopy(manifest)
+    broken["metadata"]["labls"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, "1.37", strict=True)
 
 
 @pytest.mark.parametrize("manifest", [each for each in DOCUMENTS if pods(each)], ids=named)

@@ -129,7 +129,7 @@ class DeepSpeedEngine:
             return nullcontext()
         import deepspeed
 
-        # ZeRO-3's hooks release a module's parameters after use and would fetch them from all ranks.
+        # ZeRO-3's hooks would release a module's parameters after use and wait for all ranks.
         return deepspeed.zero.unwrap_model_for_generation(self._engine)
 
     def save(self, folder: Path) -> None:

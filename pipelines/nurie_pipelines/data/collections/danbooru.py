@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from nurie.config.data import TagFilter
 from nurie_pipelines.data.collections.item import Item
-from nurie_pipelines.data.collections.storage import read_text
+from nurie_pipelines.data.collections.storage import read_json_lines
 
 
 def apply_metadata(items: list[Item], metadata: str, wanted: TagFilter) -> list[Item]:
@@ -27,27 +25,16 @@ def apply_metadata(items: list[Item], metadata: str, wanted: TagFilter) -> list[
     Raises:
         ValueError: If a line is not an object with ``id`` or ``md5``.
     """
+    folder, _, name = metadata.rpartition("/")
+    stems = {PurePosixPath(item.name).stem for item in items}
     entries: dict[str, dict[str, Any]] = {}
-    for number, entry in _lines(metadata):
+    for number, entry in read_json_lines(folder, name):
         keys = [str(entry[key]) for key in ("id", "md5") if entry.get(key) is not None]
         if not keys:
             raise ValueError(f"{metadata}, line {number}: neither id nor md5")
-        entries |= dict.fromkeys(keys, entry)
+        # The file may list millions of pictures that are not here.
+        entries |= {key: entry for key in keys if key in stems}
     return [_filtered(item, entries, wanted) for item in items]
-
-
-def _lines(metadata: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    folder, _, name = metadata.rpartition("/")
-    for number, line in enumerate(read_text(folder, name).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{metadata}, line {number}: not JSON ({error})") from error
-        if not isinstance(entry, dict):
-            raise ValueError(f"{metadata}, line {number}: not an object")
-        yield number, entry
 
 
 def _filtered(item: Item, entries: dict[str, dict[str, Any]], wanted: TagFilter) -> Item:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
 from nurie_pipelines.data.collections.item import Item, split_tags
-from nurie_pipelines.data.collections.storage import list_files, read_text
+from nurie_pipelines.data.collections.storage import list_files, read_json_lines, read_text
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _SPLITS = {"train": "train", "test": "test", "validation": "test", "val": "test"}
@@ -101,9 +100,9 @@ def _metadata(root: str, file: str) -> dict[str, dict[str, Any]]:
     """Entries of a metadata file by the path of their picture; all names are made paths."""
     folder = PurePosixPath(file).parent
     found = {}
-    for number, entry in enumerate(_entries(read_text(root, file), file), start=1):
-        if not isinstance(entry, dict) or not entry.get("file_name"):
-            raise ValueError(f"{root}/{file}: entry {number} has no file_name")
+    for number, entry in _entries(root, file):
+        if not entry.get("file_name"):
+            raise ValueError(f"{root}/{file}, line {number}: no file_name")
         names = {
             key: str(folder / value)
             for key, value in entry.items()
@@ -113,16 +112,10 @@ def _metadata(root: str, file: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _entries(text: str, file: str) -> Iterator[Any]:
+def _entries(root: str, file: str) -> Iterable[tuple[int, dict[str, Any]]]:
     if file.endswith(".csv"):
-        yield from csv.DictReader(io.StringIO(text))
-        return
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}, line {number}: not JSON ({error})") from error
+        return enumerate(csv.DictReader(io.StringIO(read_text(root, file))), start=2)
+    return read_json_lines(root, file)
 
 
 def _described(file: str, entry: dict[str, Any]) -> Item:

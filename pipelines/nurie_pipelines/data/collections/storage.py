@@ -8,12 +8,14 @@ ever unpacked to disk, so that no name in an archive can lead anywhere.
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -77,6 +79,30 @@ def read_text(root: str, file: str) -> str:
         return read_bytes(root, file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{root}/{file}: not UTF-8 text ({error})") from error
+
+
+def read_json_lines(root: str, file: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line number and object of every line of a JSON lines file that is not empty.
+
+    The file is read as it comes: it may be larger than memory.
+
+    Raises:
+        ValueError: Naming the line that is no JSON object.
+        FileNotFoundError: If there is no such file.
+    """
+    with _open(root, file) as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line.decode("utf-8-sig"))
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{root}/{file}, line {number}: not UTF-8 ({error})") from error
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{root}/{file}, line {number}: not JSON ({error})") from error
+            if not isinstance(entry, dict):
+                raise ValueError(f"{root}/{file}, line {number}: not an object")
+            yield number, entry
 
 
 def list_files(root: str) -> list[str]:
