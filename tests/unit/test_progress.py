@@ -11,8 +11,8 @@ from typing import cast
 from rich.console import Console
 
 from nurie_pipelines.train.failures import FAILURES_FILE
+from nurie_pipelines.train.job import StageJob
 from nurie_pipelines.train.progress import follow_progress
-from nurie_pipelines.train.worker import StageJob
 
 
 def test_a_failure_with_brackets_is_shown_as_it_is(tmp_path: Path) -> None:

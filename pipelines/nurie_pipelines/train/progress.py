@@ -21,7 +21,7 @@ from rich.progress import (
 
 from nurie.tracking.outbox import METRICS_FILE
 from nurie_pipelines.train.failures import read_failures, summary
-from nurie_pipelines.train.worker import StageJob
+from nurie_pipelines.train.job import StageJob
 
 _INTERVAL_S = 1.0
 

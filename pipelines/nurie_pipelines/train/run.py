@@ -25,8 +25,9 @@ from nurie.tracking.tracker import RunStatus, TrackingUnavailable
 from nurie_pipelines.cluster import WORKER_ENVIRONMENT, connect
 from nurie_pipelines.train.checkpoints import load_trained
 from nurie_pipelines.train.failures import RecordFailures
+from nurie_pipelines.train.job import StageJob, train_stage
 from nurie_pipelines.train.progress import follow_progress
-from nurie_pipelines.train.worker import StageJob, make_stage, train_stage
+from nurie_pipelines.train.worker import make_stage
 
 console = Console()
 

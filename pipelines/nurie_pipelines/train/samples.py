@@ -15,7 +15,7 @@ from nurie.inference.pipeline import ColorizationPipeline
 from nurie.models.colorizer import ColorizationModel
 
 if TYPE_CHECKING:
-    from nurie_pipelines.train.worker import StageJob
+    from nurie_pipelines.train.job import StageJob
 
 NUM_SAMPLES = 4
 NUM_INFERENCE_STEPS = 12

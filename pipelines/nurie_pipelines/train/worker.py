@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import ray.train
 import torch
 from diffusers import AutoencoderKL
 from ray.train import torch as ray_torch
 
-from nurie.config.train import StageBase, TrainConfig
+from nurie.config.train import StageBase
 from nurie.models.autoencoder import encode_latents
 from nurie.models.colorizer import ColorizationModel
 from nurie.tracking.outbox import METRICS_FILE, MetricOutbox
@@ -23,40 +20,10 @@ from nurie.training.ema import Ema
 from nurie.training.learning_rate import learning_rate
 from nurie.training.stages import LossOutput, TrainingStage, build_stage
 from nurie_pipelines.data.ingest import training_dataset
-from nurie_pipelines.train.checkpoints import CheckpointStore, StageState
+from nurie_pipelines.train.checkpoints import StageState
 from nurie_pipelines.train.engine import Engine, build_engine
+from nurie_pipelines.train.job import StageJob
 from nurie_pipelines.train.samples import SampleGrid
-
-
-@dataclass(frozen=True)
-class StageJob:
-    """One stage of a run, as sent to the workers.
-
-    Args:
-        config: The run.
-        index: Which of its stages.
-        start_from: Model folder with the weights to start from (None: fresh weights).
-        folder: Folder of the stage: checkpoints, metrics, samples.
-    """
-
-    config: TrainConfig
-    index: int
-    start_from: Path | None
-    folder: Path
-
-    @property
-    def settings(self) -> StageBase:
-        """The stage's settings."""
-        return self.config.stages[self.index]
-
-    @property
-    def kind(self) -> str:
-        """The stage's name."""
-        return self.config.stages[self.index].kind
-
-    def checkpoints(self, say: Callable[[str], None] = print) -> CheckpointStore:
-        """The stage's checkpoints."""
-        return CheckpointStore(self.folder / "checkpoints", self.config.keep_checkpoints, say)
 
 
 def make_stage(job: StageJob, device: torch.device) -> TrainingStage:
@@ -71,9 +38,8 @@ def make_stage(job: StageJob, device: torch.device) -> TrainingStage:
     return stage.to(device)
 
 
-def train_stage(loop_config: dict[str, Any]) -> None:
-    """Train loop of a Ray Train worker; ``loop_config["job"]`` is a ``StageJob``."""
-    job: StageJob = loop_config["job"]
+def run_stage(job: StageJob) -> None:
+    """Train one stage in this worker, together with the others of its group."""
     config, settings = job.config, job.settings
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
