@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from nurie.config.data import CharactersSource, DataConfig, PicturesSource
+from nurie.config.data import CharactersSource, DataConfig, PicturesSource, ReadConfig
 from nurie.config.model import VaeConfig
+from nurie.config.train import BackboneStage
 from nurie.data.manifest import Manifest, read_manifest
+from nurie.data.pixels import decode_pixels
 from nurie.data.plan import palette_from_json
-from nurie.data.png import decode_png
 from nurie.data.shards import ShardReader
 from nurie.models.autoencoder import build_vae, encode_latents
 from nurie_pipelines.data.build import build_dataset
 from nurie_pipelines.data.inspect import inspect_dataset, write_contact_sheet
+from nurie_pipelines.data.load import Loader, load_chunk
 from nurie_pipelines.data.resume import BuildError
 
 pytestmark = pytest.mark.ray
@@ -65,7 +67,7 @@ def built(ray_session, vae_folder, tmp_path_factory) -> tuple[DataConfig, Manife
 def test_build_gives_what_the_manifest_says(built):
     config, manifest = built
     assert manifest.counts == {"train": 40, "test": 40}
-    assert manifest.latents_shape == (4, 8, 8)
+    assert manifest.latent_channels == 4
     assert read_manifest(config.output, verify=True) == manifest
     reader = ShardReader(config.output, "train")
     assert len(reader) == 40
@@ -76,21 +78,30 @@ def test_rows_hold_exact_truth(built, vae_folder):
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL.from_pretrained(vae_folder)
-    columns = ("image", "labels", "mask", "palette", "roles", "sketches", "latents")
+    columns = (
+        "image",
+        "labels",
+        "mask",
+        "palette",
+        "roles",
+        "sketches",
+        "latents",
+        "latents_shape",
+    )
     for row in ShardReader(config.output, "test").read([0, 17, 39], columns):
-        image, labels = decode_png(row["image"], 3), decode_png(row["labels"], 1)
-        assert np.array_equal(decode_png(row["mask"], 1) == 255, labels > 0)
+        image, labels = decode_pixels(row["image"]), decode_pixels(row["labels"])
+        assert np.array_equal(decode_pixels(row["mask"]) == 255, labels > 0)
         assert row["roles"] == list(manifest.roles)
         hair = np.asarray(palette_from_json(row["palette"])["hair"]) * 255
         closest = np.abs(image[labels == row["roles"].index("hair")] - hair).max(axis=1).min()
         assert closest <= 40  # shading may darken it, but the hair has the palette's colour
-        sketches = [decode_png(data, 1) for data in row["sketches"]]
+        sketches = [decode_pixels(data) for data in row["sketches"]]
         assert len(sketches) == len(config.line_styles)
         assert all(np.median(sketch) > 200 and sketch.min() < 160 for sketch in sketches)
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
         with torch.inference_mode():
             expected = encode_latents(vae, pixels)[0].numpy()
-        stored = np.frombuffer(row["latents"], np.float16).reshape(manifest.latents_shape)
+        stored = np.frombuffer(row["latents"], np.float16).reshape(row["latents_shape"])
         np.testing.assert_allclose(stored, expected, atol=2e-3)
 
 
@@ -181,11 +192,11 @@ def test_folder_of_pictures_with_broken_ones(ray_session, pictures, tmp_path):
     for row in rows.values():
         for other in row["mismatched_ids"]:
             assert rows[other]["group_id"] != row["group_id"]
-    mask = decode_png(rows["alpha.png"]["mask"], 1)
+    mask = decode_pixels(rows["alpha.png"]["mask"])
     assert (mask[:, :30] == 0).all()
     assert (mask[:, 34:] == 255).all()
-    assert (decode_png(rows["alpha.png"]["image"], 3)[:, :30] == 255).all()
-    assert (decode_png(original["mask"], 1) == 255).all()
+    assert (decode_pixels(rows["alpha.png"]["image"])[:, :30] == 255).all()
+    assert (decode_pixels(original["mask"]) == 255).all()
 
 
 def test_given_sketches_and_masks_are_used(ray_session, tmp_path):
@@ -209,8 +220,8 @@ def test_given_sketches_and_masks_are_used(ray_session, tmp_path):
     for row in reader.read(range(4), ("sample_id", "sketches", "sketch_styles", "mask")):
         number = int(row["sample_id"][-5])
         assert row["sketch_styles"] == ["given", "xdog"]
-        assert (decode_png(row["sketches"][0], 1)[number] == 0).all()
-        assert (decode_png(row["mask"], 1) == 255).sum() == 64 * 16 * number
+        assert (decode_pixels(row["sketches"][0])[number] == 0).all()
+        assert (decode_pixels(row["mask"]) == 255).sum() == 64 * 16 * number
 
 
 def test_folders_without_two_pictures_are_refused(ray_session, pictures, tmp_path):
@@ -228,3 +239,37 @@ def test_folders_without_two_pictures_are_refused(ray_session, pictures, tmp_pat
         build_dataset(
             config.model_copy(update={"source": PicturesSource(kind="folder", path="nowhere")})
         )
+
+
+def test_pictures_of_several_shapes_make_batches_of_one(ray_session, vae_folder, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        height, width = [(90, 180), (100, 100), (300, 140)][number % 3]
+        picture = cv2.resize(rng.integers(0, 255, (8, 8, 3), np.uint8), (width, height))
+        cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), picture)
+    config = characters_config(
+        tmp_path / "out",
+        source=PicturesSource(kind="folder", path=str(tmp_path / "in"), test_fraction=0),
+        aspect_ratios=(0.5, 1.0, 2.0),
+        line_styles=("xdog",),
+        vae=vae_folder,
+    )
+    manifest = build_dataset(config)
+    shapes = {shard.bucket: shard.rows for shard in manifest.shards}
+    assert shapes == {"32x96": 4, "64x64": 4, "96x32": 4}
+    read = ReadConfig(shards=config.output)
+    loader = Loader(read, BackboneStage(steps=1), 1, 2, 2, 0, 0, 40, 40)
+    seen = set()
+    for batch in load_chunk({"id": np.arange(1)}, loader):
+        height, width = batch["sketch"].shape[1:]
+        seen.add(f"{height}x{width}")
+        assert batch["latents"].shape == (2, 4, height // 8, width // 8)
+        for name in ("foreground_mask", "reference_image", "mismatched_image"):
+            assert batch[name].shape[1:3] == (height, width)
+    assert seen == set(shapes)
+
+
+def test_characters_have_one_shape(ray_session, tmp_path):
+    with pytest.raises(ValueError, match=r"aspect_ratios: .* characters are square"):
+        build_dataset(characters_config(tmp_path / "out", aspect_ratios=(1.0, 2.0)))

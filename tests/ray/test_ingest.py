@@ -12,7 +12,7 @@ from nurie.config.data import CharactersSource, DataConfig, ReadConfig
 from nurie.config.loader import load_config
 from nurie.config.model import ModelConfig
 from nurie.config.train import BackboneStage, BackgroundStage, ForegroundStage
-from nurie.data.png import decode_png
+from nurie.data.pixels import decode_pixels
 from nurie.data.shards import ShardReader
 from nurie.data.tags import all_tags
 from nurie.models.autoencoder import build_vae
@@ -142,7 +142,7 @@ def test_tokens_are_those_of_the_chosen_pictures(whole, read, components):
         row = reader.read([reader.row_of[sample_id]], ["mismatched_ids"])[0]
         chosen = row["mismatched_ids"][place // len(reader) % len(row["mismatched_ids"])]
         picture = reader.read([reader.row_of[chosen]], ["image"])[0]["image"]
-        image_tokens, tagger_tokens = encoder(decode_png(picture, 3)[None])
+        image_tokens, tagger_tokens = encoder(decode_pixels(picture)[None])
         for name, expected in (("image", image_tokens), ("tagger", tagger_tokens)):
             found = whole[f"mismatched_{name}_tokens"][place]
             np.testing.assert_allclose(found, expected[0], atol=5e-3)
@@ -169,7 +169,7 @@ def test_missing_latents_are_encoded_on_the_way(whole, model, components, tmp_pa
     assert "image" not in rows
     reader = ShardReader(tmp_path, "train")
     picture = reader.read([reader.row_of[rows["sample_id"][3]]], ["image"])[0]["image"]
-    expected = LatentEncoder(components / "vae").encode(decode_png(picture, 3)[None])[0]
+    expected = LatentEncoder(components / "vae").encode(decode_pixels(picture)[None])[0]
     np.testing.assert_allclose(rows["latents"][3], expected, atol=5e-3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -292,22 +293,70 @@ def test_other_kinds_of_address(address):
         job_api_address(address)
 
 
-def test_driver_joins_with_the_token(head):
-    code = "from nurie_pipelines.cluster import connect; connect(); import ray; print(ray.nodes())"
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+BUILD = """
+import json, sys, ray
+from nurie.config.loader import load_config
+from nurie_pipelines.data.build import build_dataset
+from ray.util.state import list_tasks
+settings = {"source.max_characters": 24, "image_size": 64, "rows_per_shard": 8, "num_cpus": 4,
+            "output": sys.argv[1]}
+build_dataset(load_config("configs/data/characters.yaml", settings))
+nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+used = {task.node_id for task in list_tasks(limit=5000, detail=True)} & set(nodes)
+print(json.dumps([len(nodes), len(used)]))
+"""
+
+
+def run_on(head: Head, code: str, *arguments: str) -> str:
+    """Output of a driver that joins the head from outside."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=clean | {
-            "RAY_ADDRESS": head.gcs_address,
-            "RAY_AUTH_TOKEN_PATH": str(head.token_path),
-        },
+        [sys.executable, "-c", code, *arguments],
+        env=joining(head) | {"RAY_ADDRESS": head.gcs_address},
+        cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
-    assert "'Alive': True" in done.stdout
+    return done.stdout
+
+
+def joining(head: Head) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return clean | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(head.token_path)}
+
+
+def test_driver_joins_with_the_token(head):
+    code = "from nurie_pipelines.cluster import connect; connect(); import ray; print(ray.nodes())"
+    assert "'Alive': True" in run_on(head, code)
+
+
+def test_a_second_node_changes_no_byte_of_a_build(head, tmp_path):
+    assert json.loads(run_on(head, BUILD, str(tmp_path / "one")).splitlines()[-1]) == [1, 1]
+    node = subprocess.Popen(
+        [Path(sys.executable).with_name("ray"), "start", f"--address={head.gcs_address}",
+         "--num-cpus=2", "--object-store-memory=100000000", "--block"],
+        env=joining(head),
+        stdout=(tmp_path / "node.log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_for_nodes(head, 2)
+        assert json.loads(run_on(head, BUILD, str(tmp_path / "two")).splitlines()[-1]) == [2, 2]
+    finally:
+        end_family(node)
+    one, two = ((tmp_path / name / "manifest.json").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def wait_for_nodes(head: Head, count: int) -> None:
+    code = (
+        "from nurie_pipelines.cluster import connect; connect(); import ray, time\n"
+        f"while sum(node['Alive'] for node in ray.nodes()) < {count}: time.sleep(0.5)"
+    )
+    run_on(head, code)
 
 
 def test_head_refuses_to_start_without_a_token(tmp_path):

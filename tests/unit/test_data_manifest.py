@@ -25,7 +25,9 @@ SHARD = "train-00000.parquet"
 
 def manifest_for(folder: Path) -> Manifest:
     (folder / SHARD).write_bytes(b"rows")
-    entry = ShardEntry(file=SHARD, split="train", rows=1, sha256=file_sha256(folder / SHARD))
+    entry = ShardEntry(
+        file=SHARD, split="train", bucket="8x8", rows=1, sha256=file_sha256(folder / SHARD)
+    )
     return Manifest(
         name="t",
         created_by="test",
@@ -35,7 +37,7 @@ def manifest_for(folder: Path) -> Manifest:
         image_size=8,
         sketch_styles=("ink",),
         roles=(),
-        latents_shape=None,
+        latent_channels=None,
         mismatch_rounds=1,
         shards=(entry,),
     )

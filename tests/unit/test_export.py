@@ -11,7 +11,8 @@ import pytest
 
 from nurie.config.data import PicturesSource
 from nurie.data.manifest import Manifest, ShardEntry, file_sha256, write_manifest
-from nurie.data.png import decode_png, encode_png
+from nurie.data.pixels import decode_pixels, encode_pixels
+from nurie.data.png import decode_png
 from nurie.data.schema import SAMPLE_SCHEMA
 from nurie_pipelines.data import export
 from nurie_pipelines.data.collections import list_items
@@ -32,9 +33,9 @@ def sample(split: str, number: int) -> dict:
         "width": 8,
         "height": 8,
         "aesthetic_score": 7.0,
-        "image": encode_png(picture),
-        "sketches": [encode_png(picture[..., 0]), encode_png(picture[..., 1])],
-        "mask": encode_png(picture[..., 2]),
+        "image": encode_pixels(picture),
+        "sketches": [encode_pixels(picture[..., 0]), encode_pixels(picture[..., 1])],
+        "mask": encode_pixels(picture[..., 2]),
     }
 
 
@@ -49,7 +50,7 @@ def dataset(tmp_path: Path) -> Path:
         rows = [sample(split, number) for number in range(count)]
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / file)
         digest = file_sha256(folder / file)
-        shards.append(ShardEntry(file=file, split=split, rows=count, sha256=digest))
+        shards.append(ShardEntry(file=file, split=split, bucket="32x32", rows=count, sha256=digest))
     manifest = Manifest(
         name="test",
         created_by="test",
@@ -59,7 +60,7 @@ def dataset(tmp_path: Path) -> Path:
         image_size=8,
         sketch_styles=("a", "b"),
         roles=(),
-        latents_shape=None,
+        latent_channels=None,
         mismatch_rounds=1,
         shards=tuple(shards),
     )
@@ -80,11 +81,15 @@ def test_round_trip(dataset, tmp_path, monkeypatch, layout):
     found = set()
     for item in items:
         assert not item.problem and item.sketch and item.mask
-        image = read_bytes(str(output), item.picture)
-        (match,) = [row for row in expected.values() if row["image"] == image]
-        assert read_bytes(str(output), item.sketch) == match["sketches"][0]
-        mask = decode_png(read_bytes(str(output), item.mask), 1)
-        assert np.array_equal(mask, decode_png(match["mask"], 1))
+        image, sketch, mask = (
+            decode_png(read_bytes(str(output), locator), channels)
+            for locator, channels in ((item.picture, 3), (item.sketch, 1), (item.mask, 1))
+        )
+        (match,) = [
+            row for row in expected.values() if np.array_equal(decode_pixels(row["image"]), image)
+        ]
+        assert np.array_equal(sketch, decode_pixels(match["sketches"][0]))
+        assert np.array_equal(mask, decode_pixels(match["mask"]))
         assert list(item.tags) == match["tags"]
         found.add(match["sample_id"])
     assert len(found) == 7

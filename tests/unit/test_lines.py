@@ -41,9 +41,16 @@ def test_a_seed_gives_one_sketch(rendered: list[Rendered], style: str) -> None:
     assert not np.array_equal(first, other)
 
 
-# The label-based hands know every border; xdog sees only what the colours show.
+# The label-based hands know every border; the others see only what the colours show.
 @pytest.mark.parametrize(
-    ("style", "share"), [("ink", 0.99), ("boundary", 0.99), ("pencil", 0.97), ("xdog", 0.8)]
+    ("style", "share"),
+    [
+        ("ink", 0.99),
+        ("boundary", 0.99),
+        ("pencil", 0.97),
+        ("xdog", 0.8),
+        ("bilateral_xdog", 0.8),
+    ],
 )
 def test_part_borders_are_drawn(rendered: list[Rendered], style: str, share: float) -> None:
     for seed, picture in enumerate(rendered):
@@ -54,12 +61,25 @@ def test_part_borders_are_drawn(rendered: list[Rendered], style: str, share: flo
         assert (darkest_near[border] < 0.8).mean() > share
 
 
-def test_sketch_does_not_depend_on_colours_except_for_xdog(rendered: list[Rendered]) -> None:
+def test_sketches_of_labels_do_not_depend_on_colours(rendered: list[Rendered]) -> None:
     character = rendered[0].character
     other = recolour(character, random_palette(np.random.default_rng(99), character.roles))
     for style in LINE_STYLES:
         sketches = [make_sketch(p, style, np.random.default_rng(0)) for p in (rendered[0], other)]
-        assert np.array_equal(*sketches) == (style != "xdog")
+        assert np.array_equal(*sketches) == ("xdog" not in style)
+
+
+def test_bilateral_xdog_draws_edges_and_no_texture() -> None:
+    rng = np.random.default_rng(0)
+    picture = np.full((128, 128, 3), 200, np.uint8)
+    picture[:, 64:] = 60
+    noisy = np.clip(picture + rng.normal(0, 8, picture.shape), 0, 255).astype(np.uint8)
+    plain, smooth = (
+        sketch_from_image(noisy, style, np.random.default_rng(1))
+        for style in ("xdog", "bilateral_xdog")
+    )
+    assert smooth[:, 62:66].min(axis=1).max() < 0.6
+    assert (1 - smooth[:, :56]).mean() < 0.2 * (1 - plain[:, :56]).mean()
 
 
 def test_xdog_leaves_flat_areas_white_however_dark() -> None:

@@ -15,8 +15,8 @@ from nurie.data.assets import find_assets
 from nurie.data.augment import augment_reference
 from nurie.data.characters import load_characters
 from nurie.data.manifest import Manifest, ShardEntry, write_manifest
+from nurie.data.pixels import decode_pixels
 from nurie.data.plan import plan_characters, shard_plans
-from nurie.data.png import decode_png
 from nurie.data.shards import ShardReader
 from nurie_pipelines.data.latents import append_latents
 from nurie_pipelines.data.load import Loader, load_chunk
@@ -33,13 +33,15 @@ def shards(tmp_path_factory) -> Path:
     source = CharactersSource(palettes_per_character=2, max_characters=24)
     config = DataConfig(name="t", source=source, output=folder, image_size=32, seed=2)
     assets, entries = find_assets("characters"), []
-    plan = plan_characters(load_characters(assets), source, config.seed, ROUNDS)
+    plan = plan_characters(load_characters(assets), source, 32, config.seed, ROUNDS)
     for shard in shard_plans(plan, 20):
         rows = render_shard(shard.rows, config, assets)
         rows = rows.append_column(SHARD_COLUMN, [[shard.file] * rows.num_rows])
         rows = append_latents(rows, [None] * rows.num_rows, ())
         done = write_shard(rows, folder, "test").to_pylist()[0]
-        entries.append(ShardEntry(split=shard.split, rows=rows.num_rows, **done))
+        entries.append(
+            ShardEntry(split=shard.split, bucket=shard.bucket, rows=rows.num_rows, **done)
+        )
     manifest = Manifest(
         name="t",
         created_by="test",
@@ -49,7 +51,7 @@ def shards(tmp_path_factory) -> Path:
         image_size=32,
         sketch_styles=config.line_styles,
         roles=(),
-        latents_shape=None,
+        latent_channels=None,
         mismatch_rounds=ROUNDS,
         shards=tuple(entries),
     )
@@ -115,7 +117,7 @@ def test_mismatched_reference_is_the_chosen_one_of_the_epoch(shards, by_id):
     for place, sample_id in enumerate(rows["sample_id"]):
         chosen = by_id[sample_id]["mismatched_ids"][place // ROWS % ROUNDS]
         assert np.array_equal(
-            rows["mismatched_image"][place], decode_png(by_id[chosen]["image"], 3)
+            rows["mismatched_image"][place], decode_pixels(by_id[chosen]["image"])
         )
 
 
@@ -123,8 +125,8 @@ def test_target_columns_are_the_stored_ones(shards, by_id):
     rows = load(shards, 3)
     for place, sample_id in enumerate(rows["sample_id"]):
         stored = by_id[sample_id]
-        assert np.array_equal(rows["image"][place], decode_png(stored["image"], 3))
-        assert np.array_equal(rows["foreground_mask"][place], decode_png(stored["mask"], 1))
+        assert np.array_equal(rows["image"][place], decode_pixels(stored["image"]))
+        assert np.array_equal(rows["foreground_mask"][place], decode_pixels(stored["mask"]))
     assert (rows["original_area"] == 32 * 32).all()
 
 
@@ -132,7 +134,7 @@ def test_sketches_are_single_or_blended_styles(shards, by_id):
     rows = load(shards, 3 * ROWS // BATCH)
     kinds: Counter[int | str] = Counter()
     for sketch, sample_id in zip(rows["sketch"], rows["sample_id"], strict=True):
-        styles = [decode_png(data, 1) for data in by_id[sample_id]["sketches"]]
+        styles = [decode_pixels(data) for data in by_id[sample_id]["sketches"]]
         same = [number for number, style in enumerate(styles) if np.array_equal(style, sketch)]
         kinds[same[0] if same else "blend"] += 1
         assert (sketch >= np.min(styles, axis=0)).all()
@@ -151,11 +153,11 @@ def test_aligned_reference_is_the_own_picture_or_a_relative(shards, by_id, proba
     for place, sample_id in enumerate(rows["sample_id"]):
         stored = by_id[sample_id]
         allowed = stored["same_palette_ids"] if probability else [sample_id]
-        pictures = [decode_png(by_id[other]["image"], 3) for other in allowed]
+        pictures = [decode_pixels(by_id[other]["image"]) for other in allowed]
         augmented = [augment_reference(p, np.random.default_rng(0), still) for p in pictures]
         matches = [np.array_equal(p, rows["reference_image"][place]) for p in augmented]
         assert any(matches)
-        mask = decode_png(by_id[allowed[matches.index(True)]]["mask"], 1)
+        mask = decode_pixels(by_id[allowed[matches.index(True)]]["mask"])
         assert np.array_equal(rows["reference_mask"][place], mask)
 
 
@@ -191,10 +193,10 @@ def test_background_rows_are_bleached_inpainted_and_disturbed(shards, by_id):
     inpainted = rows(inpaint=1)
     for place, sample_id in enumerate(inpainted["sample_id"]):
         other = by_id[by_id[sample_id]["mismatched_ids"][0]]
-        mask = decode_png(other["mask"], 1)
+        mask = decode_pixels(other["mask"])
         assert np.array_equal(inpainted["reference_mask"][place], mask)
         far = cv2.dilate(mask, np.ones((9, 9), np.uint8)) == 0
-        own = decode_png(by_id[sample_id]["image"], 3)
+        own = decode_pixels(by_id[sample_id]["image"])
         assert np.array_equal(inpainted["background_image"][place][far], own[far])
     disturbed = rows(mask_noise=1)
     assert not np.array_equal(disturbed["reference_mask"], plain["reference_mask"])

@@ -11,14 +11,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nurie.data.mismatch import MismatchSampler
+from nurie.data.colour_histogram import NUM_COLOURS, colour_histogram, colour_likeness
+from nurie.data.mismatch import NUM_CANDIDATES, MismatchSampler
 
 COLUMNS = ("sample_id", "group_id", "palette_id", "tags", "split")
 TAGS = ("red_hair", "blue_eyes", "hat", "glasses", "solo")
 
 
 def table(rows: list[tuple]) -> pa.Table:
-    return pa.table({name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)})
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)}
+    return pa.table(columns | {"colours": [colours_of(row[0]) for row in rows]})
+
+
+def colours_of(sample_id: str) -> list[float]:
+    """Half of one colour, half of another, by the id's number."""
+    number = int(sample_id[1:])
+    colours = np.zeros(NUM_COLOURS)
+    colours[[number % NUM_COLOURS, (number // 7) % NUM_COLOURS]] += 0.5
+    return colours.tolist()
 
 
 @st.composite
@@ -39,7 +49,7 @@ def row_sets(draw, sizes=(2, 3, 10)):
     row_sets(),
     st.integers(0, 2**32),
     st.integers(0, 50),
-    st.sampled_from(["tag_distance", "uniform"]),
+    st.sampled_from(list(NUM_CANDIDATES)),
 )
 @settings(max_examples=150, deadline=None)
 def test_reference_is_never_a_relative(rows, seed, epoch, strategy):
@@ -95,6 +105,32 @@ def test_different_tags_are_preferred():
     assert share_of_same("uniform") > 0.3
 
 
+def test_hard_references_have_similar_colours():
+    rows = [(f"s{i}", f"g{i}", f"p{i}", [], "train") for i in range(200)]
+
+    def likeness(strategy: str) -> float:
+        sampler = MismatchSampler(table(rows), 0, strategy)
+        pairs = [(row[0], sampler.choose(row[0], epoch)) for row in rows for epoch in range(4)]
+        mine, others = (np.array([colours_of(pair[k]) for pair in pairs]) for k in (0, 1))
+        return float(np.minimum(mine, others).sum(axis=1).mean())
+
+    assert likeness("uniform") < 0.15
+    assert likeness("hard") > 0.4
+
+
+def test_histogram_counts_colours_and_not_places():
+    rng = np.random.default_rng(0)
+    image = np.zeros((20, 20, 3), np.uint8)
+    image[:5], image[5:10], image[10:] = (220, 40, 40), (250, 250, 250), (40, 60, 220)
+    shuffled = rng.permutation(image.reshape(-1, 3)).reshape(image.shape)
+    histogram = colour_histogram(image)
+    assert np.array_equal(histogram, colour_histogram(shuffled))
+    assert sorted(histogram[histogram > 0].tolist()) == [0.25, 0.25, 0.5]
+    blue = colour_histogram(np.full((4, 4, 3), (40, 60, 220), np.uint8))
+    green = colour_histogram(np.full((4, 4, 3), (30, 200, 40), np.uint8))
+    assert colour_likeness(histogram, np.stack([histogram, blue, green])).tolist() == [1, 0.5, 0]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_impossible_sets_are_refused_by_name(size):
     rows = [(f"s{i}", "same", f"p{i}", [], "train") for i in range(size)]
@@ -131,7 +167,7 @@ def test_large_set_with_one_dominating_group():
         assert other[2] != row[2]
 
 
-@pytest.mark.parametrize("strategy", ["tag_distance", "uniform"])
+@pytest.mark.parametrize("strategy", list(NUM_CANDIDATES))
 def test_no_picture_is_used_far_more_often_than_others(strategy):
     rng = np.random.default_rng(0)
     rows = [
@@ -141,6 +177,7 @@ def test_no_picture_is_used_far_more_often_than_others(strategy):
             "palette_id": f"p{i}",
             "tags": rng.choice(list("abcdefgh"), 3, replace=False).tolist(),
             "split": "train",
+            "colours": rng.dirichlet(np.full(NUM_COLOURS, 0.1)).tolist(),
         }
         for i in range(400)
     ]

@@ -12,6 +12,7 @@ from nurie.data.characters import load_characters
 from nurie.data.plan import palette_from_json, palette_to_json, plan_characters, shard_plans
 from nurie.data.schema import PLAN_SCHEMA
 
+SIZE = 64
 SOURCE = CharactersSource(palettes_per_character=3, characters_per_palette=4, max_characters=22)
 
 
@@ -22,7 +23,7 @@ def characters():
 
 @pytest.fixture(scope="module")
 def rows(characters):
-    return plan_characters(characters, SOURCE, seed=5, mismatch_rounds=4).to_pylist()
+    return plan_characters(characters, SOURCE, SIZE, seed=5, mismatch_rounds=4).to_pylist()
 
 
 def test_every_character_appears_once_per_palette_round(rows):
@@ -56,22 +57,25 @@ def test_references_keep_their_promises(rows):
 
 
 def test_plan_is_a_function_of_the_seed(characters):
-    first, again = (plan_characters(characters, SOURCE, 5, 2) for _ in "ab")
+    first, again = (plan_characters(characters, SOURCE, SIZE, 5, 2) for _ in "ab")
     assert first.equals(again)
     assert first.schema.equals(PLAN_SCHEMA)
-    assert not first.equals(plan_characters(characters, SOURCE, 6, 2))
+    assert not first.equals(plan_characters(characters, SOURCE, SIZE, 6, 2))
 
 
 def test_impossible_plan_names_the_way_out(characters):
     source = CharactersSource(max_characters=2, palettes_per_character=1)
     with pytest.raises(ValueError, match="lower characters_per_palette"):
-        plan_characters(characters, source, 0, 1)
+        plan_characters(characters, source, SIZE, 0, 1)
 
 
 def test_shards_cover_the_plan_in_order(characters):
-    plan = plan_characters(characters, SOURCE, 5, 1)
+    plan = plan_characters(characters, SOURCE, SIZE, 5, 1)
     shards = shard_plans(plan, rows_per_shard=50)
-    assert [shard.file for shard in shards][:2] == ["train-00000.parquet", "train-00001.parquet"]
+    assert [shard.file for shard in shards][:2] == [
+        "bucket=64x64/train-00000.parquet",
+        "bucket=64x64/train-00001.parquet",
+    ]
     assert [shard.rows.num_rows for shard in shards] == [50, 16, 50, 16]
     joined = [i for shard in shards for i in shard.rows["sample_id"].to_pylist()]
     assert joined == plan["sample_id"].to_pylist()

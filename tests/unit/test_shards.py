@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from nurie.data.manifest import Manifest, ManifestError, ShardEntry, write_manifest
-from nurie.data.schema import RENDERED_SCHEMA, SAMPLE_SCHEMA
+from nurie.data.schema import RENDERED_SCHEMA, SAMPLE_SCHEMA, SCHEMA_VERSION
 from nurie.data.shards import ShardReader
 from nurie_pipelines.data.latents import append_latents
-from nurie_pipelines.data.write import SHARD_COLUMN, stored_latents_shape, write_shard
+from nurie_pipelines.data.write import SHARD_COLUMN, stored_latent_channels, write_shard
 
 ROWS = (40, 7)
 LATENTS = (2, 3, 3)
@@ -62,7 +62,7 @@ def data_set(tmp_path: Path) -> Path:
     for number, count in enumerate(ROWS):
         rows = with_latents(rendered_rows(f"train-{number:05d}.parquet", start, count), start)
         done = write_shard(rows, tmp_path, "build").to_pylist()[0]
-        entries.append(ShardEntry(split="train", rows=count, **done))
+        entries.append(ShardEntry(split="train", bucket="8x8", rows=count, **done))
         start += count
     manifest = Manifest(
         name="t",
@@ -73,7 +73,7 @@ def data_set(tmp_path: Path) -> Path:
         image_size=8,
         sketch_styles=("ink", "xdog"),
         roles=("background", "hair"),
-        latents_shape=LATENTS,
+        latent_channels=LATENTS[0],
         mismatch_rounds=1,
         shards=tuple(entries),
     )
@@ -136,5 +136,5 @@ def test_failed_write_leaves_no_shard(tmp_path, monkeypatch):
 def test_stored_file_carries_the_schema(data_set):
     shard = data_set / "train-00000.parquet"
     assert pq.read_schema(shard).equals(SAMPLE_SCHEMA, check_metadata=False)
-    assert pq.read_schema(shard).metadata[b"nurie.schema_version"] == b"1"
-    assert stored_latents_shape(shard) == LATENTS
+    assert pq.read_schema(shard).metadata[b"nurie.schema_version"] == SCHEMA_VERSION.encode()
+    assert stored_latent_channels(shard) == LATENTS[0]

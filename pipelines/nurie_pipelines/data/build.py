@@ -14,15 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nurie import __version__
 from nurie.config.data import DataConfig
 from nurie.data.manifest import Manifest, ShardEntry, file_sha256, write_manifest
-from nurie.data.picture_map import PictureMap
+from nurie.data.picture_models import PictureMap
 from nurie.data.plan import ShardPlan, shard_plans
 from nurie_pipelines.cluster import connect
 from nurie_pipelines.data.latents import EncodeLatents, append_latents
 from nurie_pipelines.data.models import MODEL_STYLE, ApplyModels
 from nurie_pipelines.data.render import GIVEN_STYLE, render_shard
-from nurie_pipelines.data.resume import BuildRecord, finished_shard, prepare_folder
+from nurie_pipelines.data.resume import BuildRecord, finished_shard, picture_models, prepare_folder
 from nurie_pipelines.data.sources import SourcePlan, plan_source, vae_digest
-from nurie_pipelines.data.write import SHARD_COLUMN, stored_latents_shape, write_shard
+from nurie_pipelines.data.write import SHARD_COLUMN, stored_latent_channels, write_shard
 
 
 def build_dataset(config: DataConfig, force: bool = False) -> Manifest:
@@ -44,11 +44,11 @@ def build_dataset(config: DataConfig, force: bool = False) -> Manifest:
     """
     console = Console(stderr=True)
     inputs = {"vae": vae_digest(config.vae)} if config.vae else {}
-    for name, model in (("line_model", config.line_model), ("mask_model", config.mask_model)):
+    for model in (config.line_model, config.mask_model):
         if model is not None:
             PictureMap(model)  # a wrong model is an error now, not in a worker
-            inputs[name] = file_sha256(model.path)
     source = plan_source(config, console)
+    inputs |= {name: file_sha256(model.path) for name, model in picture_models(config).items()}
     record = BuildRecord.of(config, inputs | {"source": source.digest})
     prepare_folder(config.output, record, force)
 
@@ -148,8 +148,14 @@ def _manifest(
     done: dict[str, str],
 ) -> Manifest:
     entries = tuple(
-        ShardEntry(file=s.file, split=s.split, rows=s.rows.num_rows, sha256=done[s.file])
-        for s in shards
+        ShardEntry(
+            file=shard.file,
+            split=shard.split,
+            bucket=shard.bucket,
+            rows=shard.rows.num_rows,
+            sha256=done[shard.file],
+        )
+        for shard in shards
     )
     counts: dict[str, int] = {}
     for entry in entries:
@@ -163,7 +169,7 @@ def _manifest(
         image_size=config.image_size,
         sketch_styles=_styles(config, source),
         roles=source.roles,
-        latents_shape=stored_latents_shape(config.output / entries[0].file),
+        latent_channels=stored_latent_channels(config.output / entries[0].file),
         mismatch_rounds=config.mismatch_rounds,
         shards=entries,
         quarantine=source.quarantine,

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Self
 
 import cv2
 import numpy as np
@@ -13,9 +14,11 @@ import pyarrow as pa
 import ray
 from PIL import Image
 
-from nurie.config.data import PicturesSource
+from nurie.config.data import DataConfig, PicturesSource
+from nurie.data.colour_histogram import colour_histogram
 from nurie.data.lines import xdog
 from nurie.data.near_duplicates import difference_hash
+from nurie.data.picture_models import PictureScore
 from nurie.data.schema import Row
 from nurie.inference.images import ImageError, decode_image, to_rgb
 from nurie_pipelines.cluster import connect
@@ -32,6 +35,10 @@ _RESULT = pa.schema(
         ("number", pa.int64()),
         ("sha256", pa.string()),
         ("hash", pa.binary()),
+        ("colours", pa.list_(pa.float32())),
+        ("score", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
         ("problem", pa.string()),
     ]
 )
@@ -39,17 +46,25 @@ _RESULT = pa.schema(
 
 @dataclass(frozen=True)
 class CheckedItem:
-    """An item after it was opened.
+    """An item after the check.
 
     Attributes:
         item: The item, with its problem if it cannot be used.
-        sha256: Digest of the picture and of what belongs to it.
+        opened: Whether it was looked at; those with an earlier problem are not.
+        sha256: Digest of the picture and of what belongs to it; empty if it could not be read.
         hash: Difference hash of the picture; empty if it was not decoded.
+        size: Width and height of the picture, in pixels.
+        colours: Its ``nurie.data.colour_histogram``.
+        score: Its aesthetic score, the layout's or the model's (None: it has none).
     """
 
     item: Item
-    sha256: str
+    opened: bool = False
+    sha256: str = ""
     hash: bytes = b""
+    size: tuple[int, int] = (0, 0)
+    colours: tuple[float, ...] = ()
+    score: float | None = None
 
     @property
     def problem(self) -> str:
@@ -57,60 +72,119 @@ class CheckedItem:
         return self.item.problem
 
 
+@dataclass(frozen=True)
+class Scorers:
+    """The user's models that look at whole pictures."""
+
+    aesthetic: PictureScore | None = None
+    safety: PictureScore | None = None
+
+    @classmethod
+    def of(cls, source: PicturesSource) -> Self:
+        """Opens the models that a source names.
+
+        Raises:
+            nurie.data.picture_models.PictureModelError: If one cannot be used.
+        """
+        aesthetic, safety = source.aesthetic_model, source.safety_model
+        return cls(
+            PictureScore(aesthetic) if aesthetic else None, PictureScore(safety) if safety else None
+        )
+
+    def __bool__(self) -> bool:
+        """Whether there is a model at all."""
+        return self.aesthetic is not None or self.safety is not None
+
+
 def check_items(
+    config: DataConfig,
     source: PicturesSource,
     items: list[Item],
-    num_cpus: int,
     tell: Callable[[int], None] = lambda count: None,
 ) -> list[CheckedItem]:
     """Open every picture and what belongs to it, in parallel: digest it, see whether it decodes.
 
     Args:
+        config: The build: tasks at a time, actors and GPUs for models.
         source: The collection.
         items: Its items; those with a problem are not opened.
-        num_cpus: Tasks at a time.
         tell: Called with the number of items that were opened since.
 
     Returns:
         One entry per item, in their order.
+
+    Raises:
+        nurie.data.picture_models.PictureModelError: If a model cannot be used.
     """
+    scored = bool(Scorers.of(source))  # a wrong model is an error now, not in a worker
     named = [_with_utf8_name(item) for item in items]
     rows = [
         {"number": number, **asdict(item)} for number, item in enumerate(named) if not item.problem
     ]
     found: dict[int, Row] = {}
     if rows:
-        connect(num_cpus)
+        connect(config.num_cpus)
         num_blocks = -(-len(rows) // ITEMS_PER_BLOCK)
-        dataset = ray.data.from_items(rows, override_num_blocks=num_blocks).map_batches(
-            partial(_check_rows, source=source),
-            batch_format="pyarrow",
-            compute=ray.data.TaskPoolStrategy(size=min(num_cpus, num_blocks)),
-        )
+        dataset = ray.data.from_items(rows, override_num_blocks=num_blocks)
+        if scored:
+            actors = min(config.num_model_actors, num_blocks)
+            dataset = dataset.map_batches(
+                _CheckWithModels,
+                fn_constructor_args=(source,),
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=actors),
+                num_gpus=config.model_gpus,
+            )
+        else:
+            dataset = dataset.map_batches(
+                partial(_check_rows, source=source, scorers=Scorers()),
+                batch_format="pyarrow",
+                compute=ray.data.TaskPoolStrategy(size=min(config.num_cpus, num_blocks)),
+            )
         for row in dataset.iter_rows():
             found[row["number"]] = row
             tell(1)
     return [
-        CheckedItem(item, "") if number not in found else _checked(item, found[number])
+        CheckedItem(item) if number not in found else _checked(item, found[number])
         for number, item in enumerate(named)
     ]
 
 
 def _checked(item: Item, row: Row) -> CheckedItem:
-    return CheckedItem(replace(item, problem=row["problem"]), row["sha256"], row["hash"])
+    return CheckedItem(
+        replace(item, problem=row["problem"]),
+        True,
+        row["sha256"],
+        row["hash"],
+        (row["width"], row["height"]),
+        tuple(row["colours"]),
+        row["score"],
+    )
 
 
-def _check_rows(rows: pa.Table, source: PicturesSource) -> pa.Table:
+class _CheckWithModels:
+    """Ray actor that keeps the models open."""
+
+    def __init__(self, source: PicturesSource) -> None:
+        self._source, self._scorers = source, Scorers.of(source)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return _check_rows(rows, self._source, self._scorers)
+
+
+def _check_rows(rows: pa.Table, source: PicturesSource, scorers: Scorers) -> pa.Table:
     cv2.setNumThreads(1)  # Ray runs one task per core already
-    checked = [{"number": row["number"], **_check(row, source)} for row in rows.to_pylist()]
+    checked = [
+        {"number": row["number"], **_check(row, source, scorers)} for row in rows.to_pylist()
+    ]
     return pa.Table.from_pylist(checked, schema=_RESULT)
 
 
-def _check(row: Row, source: PicturesSource) -> Row:
-    """Digest of the picture and of what belongs to it, its hash, and the first problem."""
+def _check(row: Row, source: PicturesSource, scorers: Scorers) -> Row:
+    """Digest of the picture and what belongs to it, what it looks like, and the first problem."""
     root, digest = collection_root(source), hashlib.sha256()
-    found: Row = {"sha256": "", "hash": b"", "problem": ""}
-    size = None
+    found: Row = {"sha256": "", "hash": b"", "width": 0, "height": 0, "problem": ""}
+    found |= {"colours": [], "score": row["aesthetic_score"]}
     for part in ("picture", "sketch", "mask"):
         if row[part] is None:
             continue
@@ -122,10 +196,17 @@ def _check(row: Row, source: PicturesSource) -> Row:
         except (ImageError, StorageError) as error:
             return found | {"problem": f"{error.code}: {where}{error.message}"}
         if part == "picture":
-            size = picture.size
             image = _thumbnail(picture)
-            found |= {"hash": difference_hash(image), "problem": _unfit(picture, image, source)}
-        elif picture.size != size and not found["problem"]:
+            found |= {
+                "width": picture.width,
+                "height": picture.height,
+                "hash": difference_hash(image),
+                "colours": colour_histogram(image),
+                "problem": _unfit(picture, image, source),
+            }
+            if scorers and not found["problem"]:
+                found |= _scores(np.asarray(to_rgb(picture)), found["score"], source, scorers)
+        elif picture.size != (found["width"], found["height"]) and not found["problem"]:
             found["problem"] = (
                 f"size_mismatch: the {part} is {picture.width} x {picture.height} pixels, the "
                 "picture is not"
@@ -151,6 +232,22 @@ def _unfit(picture: Image.Image, thumbnail: np.ndarray, source: PicturesSource) 
     if not MIN_INK <= ink <= MAX_INK:
         return f"bad_lines: {100 * ink:.1f} % of its sketch would be line"
     return ""
+
+
+def _scores(
+    image: np.ndarray, score: float | None, source: PicturesSource, scorers: Scorers
+) -> Row:
+    """The aesthetic score, and the problem if a picture's scores leave it out."""
+    problem, minimum = "", source.min_aesthetic_score
+    if scorers.aesthetic is not None and score is None:
+        score = scorers.aesthetic(image)
+        if minimum is not None and score < minimum:
+            problem = f"aesthetic_score: {score:g} is below {minimum:g}"
+    if scorers.safety is not None and source.safety_model is not None and not problem:
+        unsafe, maximum = scorers.safety(image), source.safety_model.max_score
+        if unsafe > maximum:
+            problem = f"unsafe: {unsafe:g} is above {maximum:g}"
+    return {"score": score, "problem": problem}
 
 
 def _with_utf8_name(item: Item) -> Item:

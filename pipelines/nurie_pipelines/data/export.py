@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import track
 
 from nurie.data.manifest import read_manifest
+from nurie.data.pixels import decode_pixels
+from nurie.data.png import encode_png
 from nurie.data.schema import Row
 from nurie.data.shards import ShardReader
 
@@ -130,9 +132,9 @@ def _archives(rows: Iterable[Row]) -> Iterator[tuple[str, int, list[tuple[int, R
 
 def _files(row: Row) -> dict[str, bytes]:
     return {
-        "color.png": row["image"],
-        "sketch.png": row["sketches"][0],
-        "mask.png": row["mask"],
+        "color.png": encode_png(decode_pixels(row["image"])),
+        "sketch.png": encode_png(decode_pixels(row["sketches"][0])),
+        "mask.png": encode_png(decode_pixels(row["mask"])),
         "json": json.dumps(_fields(row)).encode(),
     }
 

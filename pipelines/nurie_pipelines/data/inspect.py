@@ -12,8 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from nurie.data.manifest import read_manifest
-from nurie.data.png import decode_png
+from nurie.data.manifest import Manifest, read_manifest
+from nurie.data.pixels import decode_pixels
+from nurie.data.png import encode_png
 from nurie.data.schema import Row
 from nurie.data.shards import ShardReader
 
@@ -42,9 +43,10 @@ def inspect_dataset(folder: str | Path) -> dict[str, Any]:
 
     Returns:
         ``name``, ``counts``, ``shards``, ``bytes``, ``image_size``, ``sketch_styles``,
-        ``latents_shape``, ``quarantine`` (reason to count) and per split: ``groups``,
-        ``palettes``, ``tags`` (the most frequent, with counts), ``reference_uses`` (least, mean
-        and most often that a sample is somebody's mismatched reference).
+        ``buckets`` (samples per shape), ``latent_channels``, ``quarantine`` (reason to count) and
+        per split: ``groups``, ``palettes``, ``tags`` (the most frequent, with counts),
+        ``reference_uses`` (least, mean and most often that a sample is somebody's mismatched
+        reference).
 
     Raises:
         nurie.data.manifest.ManifestError: If the data set is unfinished or damaged.
@@ -58,7 +60,8 @@ def inspect_dataset(folder: str | Path) -> dict[str, Any]:
         "bytes": sum((Path(folder) / shard.file).stat().st_size for shard in manifest.shards),
         "image_size": manifest.image_size,
         "sketch_styles": list(manifest.sketch_styles),
-        "latents_shape": manifest.latents_shape,
+        "buckets": dict(_bucket_counts(manifest)),
+        "latent_channels": manifest.latent_channels,
         "quarantine": dict(reasons),
         "splits": {split: _split_statistics(folder, split) for split in manifest.counts},
     }
@@ -115,8 +118,16 @@ def _quarantine(reader: ShardReader) -> str:
     )
 
 
+def _bucket_counts(manifest: Manifest) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for shard in manifest.shards:
+        counts[shard.bucket] += shard.rows
+    return counts
+
+
 def _buckets(reader: ShardReader) -> str:
-    return _bars("Buckets (height x width)", Counter(reader.column("bucket")))
+    counts = {name: len(rows) for name, rows in reader.buckets.items()}
+    return _bars("Buckets (height x width)", counts)
 
 
 def _reference_uses(reader: ShardReader) -> str:
@@ -140,7 +151,7 @@ def _hues(reader: ShardReader, shown: list[int]) -> str:
     """Hues of the shown pictures, as columns in their own colour."""
     counts = np.zeros(_HUES, np.int64)
     for row in reader.read(shown, ("image",)):
-        hue, saturation, _ = cv2.split(cv2.cvtColor(decode_png(row["image"], 3), cv2.COLOR_RGB2HSV))
+        hue, saturation, _ = cv2.split(cv2.cvtColor(decode_pixels(row["image"]), cv2.COLOR_RGB2HSV))
         counts += np.bincount(hue[saturation > _GREY_SATURATION] // (180 // _HUES), minlength=_HUES)
     columns = "".join(
         f"<i style='height:{100 * count // max(1, counts.max())}%;"
@@ -184,7 +195,8 @@ def _sheet_row(reader: ShardReader, index: int) -> str:
     other = reader.row_of[row["mismatched_ids"][0]]
     reference = reader.read([other], ("image",))[0]["image"]
     pictures = [row["image"], *row["sketches"], row["mask"], reference]
-    cells = "".join(f"<td><img alt='' src='{_data_address(png)}'></td>" for png in pictures)
+    pngs = [encode_png(decode_pixels(picture)) for picture in pictures]
+    cells = "".join(f"<td><img alt='' src='{_data_address(png)}'></td>" for png in pngs)
     return f"<tr>{cells}<td>{_caption(row)}</td></tr>"
 
 

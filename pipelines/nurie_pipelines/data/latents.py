@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from nurie.data.png import decode_png
+from nurie.data.pixels import decode_pixels
 from nurie.data.schema import LATENT_FIELDS
 
 PICTURES_PER_PASS = 4
@@ -60,7 +60,7 @@ class EncodeLatents:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Add the ``LATENT_FIELDS`` to the rendered rows of one shard."""
-        pictures = np.stack([decode_png(data, 3) for data in rows["image"].to_pylist()])
+        pictures = np.stack([decode_pixels(data) for data in rows["image"].to_pylist()])
         latents = self._encoder.encode(pictures)
         return append_latents(rows, [part.tobytes() for part in latents], latents.shape[1:])
 

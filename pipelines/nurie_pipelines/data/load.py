@@ -13,8 +13,9 @@ from nurie.config.data import ReadConfig
 from nurie.config.train import BackboneStage, BackgroundStage, Stage
 from nurie.data.augment import draw_augmentation
 from nurie.data.background import NEAR_WHITE, bleach, composite, disturb_mask
-from nurie.data.png import decode_png
-from nurie.data.schedule import SampleSchedule
+from nurie.data.buckets import Bucket, fit
+from nurie.data.pixels import decode_pixels
+from nurie.data.schedule import BatchSchedule
 from nurie.data.schema import Row
 from nurie.data.shards import ShardReader
 
@@ -69,7 +70,7 @@ class Loader:
 def load_chunk(chunk: dict[str, np.ndarray], loader: Loader) -> Iterator[dict[str, np.ndarray]]:
     """Yield the batches of one chunk, each with ``rows_per_batch`` rows."""
     cv2.setNumThreads(1)  # other tasks and the trainers use the cores
-    rows = _TrainingRows.opened(str(loader.read.shards), loader.seed)
+    rows = _opened(str(loader.read.shards), loader.seed, loader.batch_size)
     for number in chunk["id"].tolist():
         for positions in loader.positions(number):
             batch = [rows.row(position, loader) for position in positions]
@@ -79,21 +80,17 @@ def load_chunk(chunk: dict[str, np.ndarray], loader: Loader) -> Iterator[dict[st
 class _TrainingRows:
     """The train split of a data set, kept open by the process of a loading task."""
 
-    def __init__(self, folder: str, seed: int) -> None:
+    def __init__(self, folder: str, seed: int, batch_size: int) -> None:
         self.reader = ShardReader(folder, "train")
-        self.schedule = SampleSchedule(len(self.reader), seed)
-        self.has_latents = self.reader.manifest.latents_shape is not None
+        self.schedule = BatchSchedule(list(self.reader.buckets.values()), batch_size, seed)
+        self.has_latents = self.reader.manifest.latent_channels is not None
         stored = ("latents", "latents_shape") if self.has_latents else ()
         self.columns = (*_SAMPLE_COLUMNS, *stored)
-
-    @classmethod
-    def opened(cls, folder: str, seed: int) -> _TrainingRows:
-        return _opened(folder, seed)
 
     def row(self, position: int, loader: Loader) -> Row:
         epoch, index = self.schedule[position]
         sample = self.reader.read([index], self.columns)[0]
-        mask = decode_png(sample["mask"], 1)
+        mask = decode_pixels(sample["mask"])
         row = {
             "position": np.int64(position),
             "sample_id": sample["sample_id"],
@@ -107,13 +104,15 @@ class _TrainingRows:
         row["reference_image"], reference_mask = self._aligned(sample, rng, loader.read)
         ids = sample["mismatched_ids"]
         other = self.reader.row_of[ids[epoch % len(ids)]]
+        bucket = Bucket(*mask.shape)
         match loader.stage:
             case BackboneStage():
-                row["mismatched_image"] = self._picture_and_mask(other)[0]
+                row["mismatched_image"] = self._picture_and_mask(other, bucket)[0]
             case BackgroundStage():
                 row["reference_mask"] = reference_mask
                 rng = _rng(loader.seed, position, 2)
-                row |= background_row(row, self._picture_and_mask(other), loader.stage, rng)
+                unrelated = self._picture_and_mask(other, bucket)
+                row |= background_row(row, unrelated, loader.stage, rng)
             case _:
                 row["reference_mask"] = reference_mask
         return row
@@ -125,7 +124,7 @@ class _TrainingRows:
             latents = np.frombuffer(sample["latents"], np.float16)
             target["latents"] = latents.reshape(sample["latents_shape"])
         if isinstance(stage, BackgroundStage) or not self.has_latents:
-            target["image"] = decode_png(sample["image"], 3)
+            target["image"] = decode_pixels(sample["image"])
         return target
 
     def _aligned(
@@ -137,13 +136,15 @@ class _TrainingRows:
         if relatives and use_relative:
             other = self.reader.row_of[relatives[int(choice * len(relatives))]]
             sample = self.reader.read([other], self.columns)[0]
-        image, mask = decode_png(sample["image"], 3), decode_png(sample["mask"], 1)
+        image, mask = decode_pixels(sample["image"]), decode_pixels(sample["mask"])
         augmentation = draw_augmentation(rng, read.augmentation, *mask.shape)
         return augmentation.apply(image), augmentation.apply_to_mask(mask)
 
-    def _picture_and_mask(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _picture_and_mask(self, index: int, bucket: Bucket) -> tuple[np.ndarray, np.ndarray]:
+        """A picture in the shape of the batch: it may come from another bucket."""
         row = self.reader.read([index], self.columns)[0]
-        return decode_png(row["image"], 3), decode_png(row["mask"], 1)
+        mask = fit(decode_pixels(row["mask"]), bucket, cv2.INTER_NEAREST)
+        return fit(decode_pixels(row["image"]), bucket), mask
 
 
 def background_row(
@@ -188,10 +189,10 @@ def background_row(
 def _sketch(sketches: list[bytes], rng: np.random.Generator) -> np.ndarray:
     """Pick one line style, or blend two at a random ratio."""
     order, blend, ratio = rng.permutation(len(sketches)), rng.random(), rng.random()
-    first = decode_png(sketches[order[0]], 1)
+    first = decode_pixels(sketches[order[0]])
     if len(sketches) == 1 or blend >= BLEND_PROBABILITY:
         return first
-    return cv2.addWeighted(first, ratio, decode_png(sketches[order[1]], 1), 1 - ratio, 0)
+    return cv2.addWeighted(first, ratio, decode_pixels(sketches[order[1]]), 1 - ratio, 0)
 
 
 def _rng(seed: int, position: int, purpose: int) -> np.random.Generator:
@@ -199,5 +200,5 @@ def _rng(seed: int, position: int, purpose: int) -> np.random.Generator:
 
 
 @lru_cache(maxsize=2)
-def _opened(folder: str, seed: int) -> _TrainingRows:
-    return _TrainingRows(folder, seed)
+def _opened(folder: str, seed: int, batch_size: int) -> _TrainingRows:
+    return _TrainingRows(folder, seed, batch_size)

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from nurie.config.data import DataConfig
-from nurie.data.picture_map import PictureMap
-from nurie.data.png import decode_png, encode_png
+from nurie.data.picture_models import PictureMap
+from nurie.data.pixels import decode_pixels, encode_pixels
 
 MODEL_STYLE = "model"
 """Style of the sketches that the line extractor draws."""
@@ -21,7 +21,7 @@ class ApplyModels:
         config: The build; names the models.
 
     Raises:
-        nurie.data.picture_map.PictureModelError: If a model cannot be used.
+        nurie.data.picture_models.PictureModelError: If a model cannot be used.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -32,13 +32,13 @@ class ApplyModels:
         """Replace the columns ``sketches``, ``sketch_styles`` and ``mask`` of rendered rows."""
         changed: dict[str, list] = {name: [] for name in ("sketches", "sketch_styles", "mask")}
         for row in rows.select(["image", *changed]).to_pylist():
-            image = decode_png(row["image"], 3)
+            image = decode_pixels(row["image"])
             if self._lines is not None:
-                row["sketches"] = [*row["sketches"], encode_png(_to_uint8(self._lines(image)))]
+                row["sketches"] = [*row["sketches"], encode_pixels(_to_uint8(self._lines(image)))]
                 row["sketch_styles"] = [*row["sketch_styles"], MODEL_STYLE]
             # A mask that is foreground everywhere says that none came with the picture.
-            if self._masks is not None and (decode_png(row["mask"], 1) == 255).all():
-                row["mask"] = encode_png(_to_uint8(self._masks(image) > _FOREGROUND))
+            if self._masks is not None and (decode_pixels(row["mask"]) == 255).all():
+                row["mask"] = encode_pixels(_to_uint8(self._masks(image) > _FOREGROUND))
             for name, values in changed.items():
                 values.append(row[name])
         for name, values in changed.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -10,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from nurie.config.data import PicturesSource
+from nurie.data.buckets import Bucket, fit, nearest_bucket
+from nurie.data.mismatch import MismatchStrategy
 from nurie.data.near_duplicates import connected, near_duplicate_groups
-from nurie.data.plan import finish_plan
+from nurie.data.plan import UNSCORED_AESTHETICS, finish_plan
 from nurie.data.schema import Row
 from nurie.inference.images import decode_image, to_rgb
 from nurie_pipelines.data.check import MAX_PIXELS, CheckedItem
@@ -20,13 +23,13 @@ from nurie_pipelines.data.collections.storage import read_bytes
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded picture, square.
+    """A decoded picture in the shape of its bucket.
 
     Attributes:
-        image: uint8 [S, S, 3], transparency laid over white.
-        mask: uint8 [S, S], 255 where it is foreground: the given mask, else where the file is
+        image: uint8 [H, W, 3], transparency laid over white.
+        mask: uint8 [H, W], 255 where it is foreground: the given mask, else where the file is
             opaque, else everywhere.
-        sketch: The given sketch, uint8 [S, S], or None.
+        sketch: The given sketch, uint8 [H, W], or None.
         original_area: Pixels of the file's picture.
     """
 
@@ -37,7 +40,12 @@ class Picture:
 
 
 def plan_pictures(
-    source: PicturesSource, checked: list[CheckedItem], seed: int, mismatch_rounds: int
+    source: PicturesSource,
+    checked: list[CheckedItem],
+    buckets: Sequence[Bucket],
+    seed: int,
+    mismatch_rounds: int,
+    strategy: MismatchStrategy = "tag_distance",
 ) -> pa.Table:
     """Plan one sample per usable item; items of one group share a split.
 
@@ -70,17 +78,17 @@ def plan_pictures(
     rows = []
     for entry in usable:
         group = groups[entry.item.name]
-        rows.append(_plan_row(entry, group, "test" if group in test else "train"))
-    return finish_plan(rows, seed, mismatch_rounds)
+        row = _plan_row(entry, group, "test" if group in test else "train")
+        rows.append(row | {"bucket": nearest_bucket(*entry.size, buckets).name})
+    return finish_plan(rows, seed, mismatch_rounds, strategy)
 
 
-def read_picture(root: str, row: Row, size: int) -> Picture:
-    """Decode a planned picture with what belongs to it, cut out its middle square, resize it.
+def read_picture(root: str, row: Row) -> Picture:
+    """Decode a planned picture with what belongs to it, all cut and resized to its bucket's shape.
 
     Args:
         root: Folder of the collection.
-        row: A plan row: ``source``, ``sketch_source``, ``mask_source``.
-        size: Side of the result, in pixels.
+        row: A plan row: ``source``, ``sketch_source``, ``mask_source``, ``bucket``.
 
     Raises:
         nurie.inference.images.ImageError: If a file cannot be used.
@@ -88,6 +96,7 @@ def read_picture(root: str, row: Row, size: int) -> Picture:
     """
     picture = decode_image(read_bytes(root, row["source"]), "picture", MAX_PIXELS)
     width, height = picture.size
+    bucket = Bucket.parse(row["bucket"])
     mask = np.full((height, width), 255, np.uint8)
     if row["mask_source"] is not None:
         mask = np.where(_grey(root, row["mask_source"], "mask") > 127, 255, 0).astype(np.uint8)
@@ -95,10 +104,10 @@ def read_picture(root: str, row: Row, size: int) -> Picture:
         mask = np.where(np.asarray(picture)[..., 3] > 127, 255, 0).astype(np.uint8)
     sketch = None
     if row["sketch_source"] is not None:
-        sketch = _square(_grey(root, row["sketch_source"], "sketch"), size, cv2.INTER_AREA)
+        sketch = fit(_grey(root, row["sketch_source"], "sketch"), bucket)
     return Picture(
-        image=_square(np.asarray(to_rgb(picture)), size, cv2.INTER_AREA),
-        mask=_square(mask, size, cv2.INTER_NEAREST),
+        image=fit(np.asarray(to_rgb(picture)), bucket),
+        mask=fit(mask, bucket, cv2.INTER_NEAREST),
         sketch=sketch,
         original_area=width * height,
     )
@@ -135,6 +144,8 @@ def _plan_row(entry: CheckedItem, group: str, split: str) -> Row:
         "roles": [],
         "palette": "{}",
         "tags": list(item.tags),
+        "colours": list(entry.colours),
+        "aesthetic_score": UNSCORED_AESTHETICS if entry.score is None else entry.score,
         "same_palette_ids": [],
     }
 
@@ -148,12 +159,3 @@ def _grey(root: str, locator: str, field: str) -> np.ndarray:
     return np.asarray(
         to_rgb(decode_image(read_bytes(root, locator), field, MAX_PIXELS)).convert("L")
     )
-
-
-def _square(image: np.ndarray, size: int, shrink: int) -> np.ndarray:
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    method = shrink if side > size or shrink == cv2.INTER_NEAREST else cv2.INTER_LINEAR
-    cut = image[top : top + side, left : left + side]
-    return cv2.resize(cut, (size, size), interpolation=method)

@@ -12,17 +12,15 @@ import pyarrow as pa
 from nurie.config.data import CharactersSource, DataConfig
 from nurie.data.characters import Character, load_characters
 from nurie.data.lines import make_sketch, sketch_from_image
+from nurie.data.pixels import encode_pixels
 from nurie.data.placement import place_at_random
 from nurie.data.plan import palette_from_json, sample_rng
-from nurie.data.png import encode_png
 from nurie.data.recolour import recolour
 from nurie.data.schema import PICTURE_FIELDS, Row
 from nurie_pipelines.data.pictures import read_picture
 
 GIVEN_STYLE = "given"
 """Style of the sketches that a collection brings along."""
-UNSCORED_AESTHETICS = 7.0
-"""Score of pictures that no scorer has seen: the one that inference asks for (method section 4)."""
 
 
 def render_shard(rows: pa.Table, config: DataConfig, folder: str) -> pa.Table:
@@ -66,11 +64,11 @@ def _draw_character(row: Row, config: DataConfig, source: CharactersSource, fold
         for style in config.line_styles
     ]
     pictures = _encoded(rendered.image, rendered.mask, sketches, list(config.line_styles))
-    return pictures | {"labels": encode_png(rendered.labels), "original_area": size * size}
+    return pictures | {"labels": encode_pixels(rendered.labels), "original_area": size * size}
 
 
 def _draw_file(row: Row, config: DataConfig, folder: str) -> Row:
-    picture = read_picture(folder, row, config.image_size)
+    picture = read_picture(folder, row)
     sketches = [
         sketch_from_image(picture.image, style, sample_rng(config.seed, row["sample_id"], style))
         for style in config.line_styles
@@ -89,12 +87,10 @@ def _encoded(
     return {
         "width": width,
         "height": height,
-        "bucket": f"{height}x{width}",
-        "aesthetic_score": UNSCORED_AESTHETICS,
-        "image": encode_png(image),
-        "sketches": [encode_png(_to_uint8(sketch)) for sketch in sketches],
+        "image": encode_pixels(image),
+        "sketches": [encode_pixels(_to_uint8(sketch)) for sketch in sketches],
         "sketch_styles": styles,
-        "mask": encode_png(mask),
+        "mask": encode_pixels(mask),
     }
 
 

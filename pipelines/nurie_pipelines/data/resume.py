@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nurie import __version__
-from nurie.config.data import DataConfig
+from nurie.config.data import DataConfig, PictureInputConfig, PicturesSource
 from nurie.data.manifest import MANIFEST_NAME, file_sha256, write_atomically
 from nurie.data.schema import SCHEMA_VERSION
 from nurie_pipelines.data.write import sidecar_path
@@ -19,11 +19,23 @@ RECORD_NAME = "build.json"
 # Where the files lie and how many tasks run changes no byte of a shard; what lies in those places
 # counts by its digest.
 _PLACES = ("name", "output", "num_cpus", "vae", "num_model_actors", "model_gpus")
-_OURS = re.compile(r"(train|test)-\d{5}\.parquet(\.json)?")
+_OURS = re.compile(r"(bucket=\d+x\d+/)?(train|test)-\d{5}\.parquet(\.json)?")
 
 
 class BuildError(ValueError):
     """The output folder holds a build of something else."""
+
+
+def picture_models(config: DataConfig) -> dict[str, PictureInputConfig]:
+    """The user's own models that a build runs, by the name of their setting."""
+    named: dict[str, PictureInputConfig | None] = {
+        "line_model": config.line_model,
+        "mask_model": config.mask_model,
+    }
+    if isinstance(config.source, PicturesSource):
+        named["aesthetic_model"] = config.source.aesthetic_model
+        named["safety_model"] = config.source.safety_model
+    return {name: model for name, model in named.items() if model is not None}
 
 
 @dataclass(frozen=True)
@@ -44,8 +56,9 @@ class BuildRecord:
     def of(cls, config: DataConfig, inputs: dict[str, str]) -> BuildRecord:
         """Return the record of a build."""
         settings = config.model_dump(mode="json", exclude=set(_PLACES))
-        for part in ("source", "line_model", "mask_model"):
-            (settings[part] or {}).pop("path", None)
+        settings["source"].pop("path", None)
+        for name in picture_models(config):
+            (settings if name in settings else settings["source"])[name].pop("path")
         versions = {"schema": SCHEMA_VERSION, "nurie": __version__}
         return cls(settings, inputs, versions)
 
@@ -69,7 +82,11 @@ def prepare_folder(folder: Path, record: BuildRecord, force: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RECORD_NAME
     same = path.is_file() and path.read_text() == record.text
-    shards = [file for file in folder.iterdir() if _OURS.fullmatch(file.name)]
+    shards = [
+        file
+        for file in folder.rglob("*.parquet*")
+        if _OURS.fullmatch(file.relative_to(folder).as_posix())
+    ]
     if shards and not same:
         if not force:
             raise BuildError(
@@ -81,7 +98,7 @@ def prepare_folder(folder: Path, record: BuildRecord, force: bool) -> None:
     if not same:
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
         write_atomically(path, record.text.encode())
-    for leftover in folder.glob(".*.part"):
+    for leftover in folder.rglob(".*.part"):
         leftover.unlink()
 
 

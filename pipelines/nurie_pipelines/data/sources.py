@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nurie.config.data import CharactersSource, DataConfig, PicturesSource
 from nurie.data.assets import find_assets
+from nurie.data.buckets import make_buckets
 from nurie.data.characters import ROLES, load_characters
 from nurie.data.manifest import QuarantinedFile, file_sha256
 from nurie.data.plan import plan_characters
@@ -54,7 +55,19 @@ def plan_source(config: DataConfig, console: Console) -> SourcePlan:
     source = config.source
     if isinstance(source, CharactersSource):
         folder = find_assets("characters")
-        plan = plan_characters(load_characters(folder), source, config.seed, config.mismatch_rounds)
+        if any(ratio != 1 for ratio in config.aspect_ratios):
+            raise ValueError(
+                f"aspect_ratios: {list(config.aspect_ratios)}: the built-in characters are square; "
+                "leave it at [1.0]"
+            )
+        plan = plan_characters(
+            load_characters(folder),
+            source,
+            config.image_size,
+            config.seed,
+            config.mismatch_rounds,
+            config.mismatch_strategy,
+        )
         return SourcePlan(plan, str(folder), _digest_of(folder, "*.parquet"), ROLES)
     return _plan_collection(config, source, console)
 
@@ -72,17 +85,20 @@ def _plan_collection(config: DataConfig, source: PicturesSource, console: Consol
     )
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("checking", total=sum(not item.problem for item in items))
-        checked = check_items(
-            source, items, config.num_cpus, lambda count: progress.advance(bar, count)
-        )
+        checked = check_items(config, source, items, lambda count: progress.advance(bar, count))
     checked = _all_with_sketches(checked)
     broken = tuple(
-        QuarantinedFile(file=entry.item.name, reason=entry.problem)
+        QuarantinedFile(
+            file=entry.item.name, step="check" if entry.opened else "list", reason=entry.problem
+        )
         for entry in checked
         if entry.problem
     )
     _stop_if_too_many_broken(config, source, items, checked)
-    plan = plan_pictures(source, checked, config.seed, config.mismatch_rounds)
+    buckets = make_buckets(config.image_size, config.aspect_ratios)
+    plan = plan_pictures(
+        source, checked, buckets, config.seed, config.mismatch_rounds, config.mismatch_strategy
+    )
     content = "\n".join(f"{entry.item}\t{entry.sha256}" for entry in checked)
     digest = hashlib.sha256(content.encode()).hexdigest()
     return SourcePlan(plan, root, digest, quarantine=broken)

@@ -17,8 +17,10 @@ SHARD_COLUMN = "shard_file"
 _COMPRESSION = {
     name: "none" if name in INCOMPRESSIBLE_COLUMNS else "zstd" for name in SAMPLE_SCHEMA.names
 }
-ROWS_PER_GROUP = 16
-"""Small row groups: training reads single rows in random order."""
+MAX_ROWS_PER_GROUP = 16
+GROUP_BYTES = 4 * 2**20
+"""Small row groups: training reads single rows in random order, and a whole group for each; large
+pictures have groups of their own."""
 
 
 def write_shard(rows: pa.Table, folder: Path, record_digest: str) -> pa.Table:
@@ -36,13 +38,16 @@ def write_shard(rows: pa.Table, folder: Path, record_digest: str) -> pa.Table:
         One row: ``file`` and ``sha256``.
     """
     name = rows[SHARD_COLUMN][0].as_py()
-    path, temporary = folder / name, folder / f".{name}.{os.getpid()}.part"
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     table = rows.select(SAMPLE_SCHEMA.names).cast(SAMPLE_SCHEMA)
+    row_bytes = max(1, table.nbytes // table.num_rows)
     with open(temporary, "wb") as file:
         pq.write_table(
             table,
             file,
-            row_group_size=ROWS_PER_GROUP,
+            row_group_size=max(1, min(MAX_ROWS_PER_GROUP, GROUP_BYTES // row_bytes)),
             compression=_COMPRESSION,  # pyright: ignore[reportArgumentType] (stub lacks dict)
             use_dictionary=False,
         )
@@ -60,8 +65,8 @@ def sidecar_path(shard: Path) -> Path:
     return shard.with_name(shard.name + ".json")
 
 
-def stored_latents_shape(shard: Path) -> tuple[int, int, int] | None:
-    """Return the shape of the latents inside a shard, None without any."""
+def stored_latent_channels(shard: Path) -> int | None:
+    """Return the channels of the latents inside a shard, None without any."""
     group = pq.ParquetFile(shard).read_row_group(0, columns=["latents_shape"])
     shape = group["latents_shape"][0].as_py()
-    return (shape[0], shape[1], shape[2]) if shape else None
+    return shape[0] if shape else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from nurie.checkpoints.manifest import publish_folder, verify_manifest, write_manifest
 from nurie.config.train import TrainConfig
+from nurie.data.manifest import MANIFEST_NAME, read_manifest
 from nurie.inference.pipeline import ColorizationPipeline
 from nurie.models.colorizer import ColorizationModel
 from nurie.tracking.mlflow_tracker import MlflowTracker
@@ -51,6 +53,7 @@ def train(config: TrainConfig, from_scratch: bool = False) -> Path:
     final = config.output / "model"
     tracker = MlflowTracker(config.tracking.uri, config.tracking.experiment)
     with _run(tracker, config, "run", config.name) as parent:
+        _log_data(tracker, config, parent)
         if not _is_whole(final):
             connect(config.engine.num_workers + 2)
             start = config.init_from
@@ -115,6 +118,22 @@ def _end(tracker: MlflowTracker, run_id: str, status: RunStatus) -> None:
     except TrackingUnavailable as error:
         message = f"MLflow run {run_id} stays open: {error}"
         console.print(message, style="yellow", markup=False)
+
+
+def _log_data(tracker: MlflowTracker, config: TrainConfig, run_id: str) -> None:
+    """Adds what the run is trained on: the data set's manifest, and what was left out of it."""
+    shards = config.data.shards
+    manifest = read_manifest(shards)
+    tracker.log_artifact(run_id, shards / MANIFEST_NAME, "data")
+    if manifest.quarantine:
+        table = config.output / "quarantine.csv"
+        with table.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "step", "reason"])
+            writer.writerows(
+                [entry.file, entry.step, entry.reason] for entry in manifest.quarantine
+            )
+        tracker.log_artifact(run_id, table, "data")
 
 
 def _is_whole(folder: Path) -> bool:

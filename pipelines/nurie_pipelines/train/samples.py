@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 
+from nurie.data.pixels import decode_pixels
 from nurie.data.shards import ShardReader
 from nurie.evaluation.sheet import grid
 from nurie.inference.pipeline import ColorizationPipeline
@@ -23,7 +23,7 @@ _COLUMNS = ["sample_id", "image", "sketches", "mask", "mismatched_ids"]
 
 
 def _picture(data: bytes, mode: str) -> Image.Image:
-    return Image.open(io.BytesIO(data)).convert(mode)
+    return Image.fromarray(decode_pixels(data)).convert(mode)
 
 
 class SampleGrid:

@@ -39,6 +39,46 @@ class TagFilter(ConfigModel):
     """Tags of which it must have none."""
 
 
+class PictureInputConfig(ConfigModel):
+    """An ONNX model that takes one picture, and how it wants it."""
+
+    path: AbsolutePath
+    """The ONNX file: one input B x 3 x H x W or B x H x W x 3."""
+    scale: float = Field(default=255.0, gt=0)
+    """Pixels (0 to 255) are divided by this first."""
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Then this is taken off,"""
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """and divided by this."""
+    bgr: bool = False
+    """The model takes blue, green, red."""
+
+
+class ScoreModelConfig(PictureInputConfig):
+    """A model that scores a picture: its first output holds the numbers."""
+
+    image_size: int = Field(default=224, ge=16)
+    """Side of the square that the picture is stretched to where the model takes any size."""
+    output_index: int = Field(default=0, ge=0)
+    """Which of the numbers is the score."""
+
+
+class SafetyModelConfig(ScoreModelConfig):
+    """A model whose score says how unsafe a picture is."""
+
+    max_score: float = 0.5
+    """Pictures with a higher score are left out."""
+
+
+class PictureModelConfig(PictureInputConfig):
+    """A model that makes one grey map of a picture, values 0 to 1: one value per pixel out."""
+
+    invert: bool = False
+    """The model's map is turned over: lines must be dark, foreground bright."""
+    multiple_of: int = Field(default=32, ge=1)
+    """Sides of the input, where the model takes any, are multiples of this."""
+
+
 class PicturesSource(ConfigModel):
     """A collection of pictures of one's own, in one of the layouts that people keep them in."""
 
@@ -58,7 +98,11 @@ class PicturesSource(ConfigModel):
     """Pictures whose difference hashes differ in at most this many of 256 bits form a group
     (None: only files of equal content do)."""
     min_aesthetic_score: float | None = None
-    """Least aesthetic score, where the layout has one (None: any)."""
+    """Least aesthetic score, the layout's own or the model's (None: any)."""
+    aesthetic_model: ScoreModelConfig | None = None
+    """Scores pictures for which the layout has no score (None: they stay unscored)."""
+    safety_model: SafetyModelConfig | None = None
+    """Leaves unsafe pictures out (None: nothing is looked at)."""
     metadata: Location | None = None
     """Danbooru-style JSON lines, one object per picture; pictures it does not list are left out."""
     filter: TagFilter | None = None
@@ -66,33 +110,18 @@ class PicturesSource(ConfigModel):
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Self:
-        if self.min_aesthetic_score is not None and self.kind != "colorizediffusion":
-            raise ValueError(f"min_aesthetic_score: the layout {self.kind} has no such score")
+        scored = self.kind == "colorizediffusion" or self.aesthetic_model is not None
+        if self.min_aesthetic_score is not None and not scored:
+            raise ValueError(
+                f"min_aesthetic_score: the layout {self.kind} has no such score; name a model "
+                "in aesthetic_model"
+            )
         if self.filter is not None and self.metadata is None:
             raise ValueError("filter: needs metadata, the file whose entries it selects")
         return self
 
 
 Source = Annotated[CharactersSource | PicturesSource, Field(discriminator="kind")]
-
-
-class PictureModelConfig(ConfigModel):
-    """An ONNX model that makes one grey map of a picture, values 0 to 1."""
-
-    path: AbsolutePath
-    """The ONNX file: one input B x 3 x H x W or B x H x W x 3, one value per pixel out."""
-    scale: float = Field(default=255.0, gt=0)
-    """Pixels (0 to 255) are divided by this first."""
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Then this is taken off,"""
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """and divided by this."""
-    bgr: bool = False
-    """The model takes blue, green, red."""
-    invert: bool = False
-    """The model's map is turned over: lines must be dark, foreground bright."""
-    multiple_of: int = Field(default=32, ge=1)
-    """Sides of the input, where the model takes any, are multiples of this."""
 
 
 class DataConfig(ConfigModel):
@@ -107,7 +136,10 @@ class DataConfig(ConfigModel):
     output: AbsolutePath
     """Folder of the shards and the manifest."""
     image_size: int = Field(default=128, ge=32, multiple_of=32)
-    """Side of the pictures, in pixels."""
+    """Side of a square of the pictures' area, in pixels."""
+    aspect_ratios: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = Field((1.0,), min_length=1)
+    """Widths over heights that pictures may have: each is cut to the nearest of these shapes, in
+    sides that are multiples of 32, and a batch holds pictures of one shape."""
     line_styles: tuple[str, ...] = ("ink", "xdog", "pencil")
     """Line styles made of every picture; training picks one at random."""
     line_model: PictureModelConfig | None = None
@@ -120,6 +152,9 @@ class DataConfig(ConfigModel):
     """GPUs of each of them."""
     vae: AbsolutePath | None = None
     """Folder of the autoencoder whose latents are stored (None: encoded while training)."""
+    mismatch_strategy: Literal["uniform", "tag_distance", "hard"] = "tag_distance"
+    """Which unrelated picture becomes a mismatched reference: any, one with other tags, or one with
+    similar colours, whose shapes are all the easier to leak."""
     mismatch_rounds: int = Field(default=8, ge=1)
     """Mismatched references chosen per sample; epoch e uses number e modulo this."""
     rows_per_shard: int = Field(default=256, ge=1)

@@ -13,9 +13,11 @@ import numpy as np
 
 from nurie.data.recolour import Rendered, resize
 
-LINE_STYLES: tuple[str, ...] = ("ink", "boundary", "xdog", "pencil")
+LINE_STYLES: tuple[str, ...] = ("ink", "boundary", "xdog", "bilateral_xdog", "pencil")
 """``ink``: clean thin lines; ``boundary``: lines of changing thickness; ``xdog``: edges of the
-colours (extended difference of Gaussians); ``pencil``: grey, grainy, slightly displaced."""
+colours (extended difference of Gaussians); ``bilateral_xdog``: the same after textures are smoothed
+away and edges kept; ``pencil``: grey, grainy, slightly displaced."""
+_EDGE_STYLES = ("xdog", "bilateral_xdog")
 
 # Lines of small pictures are drawn at this size and averaged down: smooth instead of jagged.
 _WORKING_SIDE = 256
@@ -38,7 +40,7 @@ def make_sketch(rendered: Rendered, style: str, rng: np.random.Generator) -> np.
         ValueError: If the style is unknown.
     """
     _check(style)
-    if style == "xdog":
+    if style in _EDGE_STYLES:
         return sketch_from_image(rendered.image, style, rng)
     character = rendered.character
     lines = _HANDS[style](np.maximum(character.ink, label_borders(character.labels)), rng)
@@ -46,7 +48,7 @@ def make_sketch(rendered: Rendered, style: str, rng: np.random.Generator) -> np.
 
 
 def sketch_from_image(image: np.ndarray, style: str, rng: np.random.Generator) -> np.ndarray:
-    """Draw any picture as lines; styles other than ``xdog`` redraw its edges in their hand.
+    """Draw any picture as lines: its edges, in other styles redrawn in their hand.
 
     Args:
         image: sRGB picture, uint8 [H, W, 3].
@@ -65,9 +67,11 @@ def sketch_from_image(image: np.ndarray, style: str, rng: np.random.Generator) -
     height, width = image.shape[:2]
     enlarged = max(_WORKING_SIDE / max(height, width), 1.0)
     large = cv2.resize(image, None, fx=enlarged, fy=enlarged, interpolation=cv2.INTER_CUBIC)
+    if style == "bilateral_xdog":
+        large = _without_texture(large)
     sigma = rng.uniform(0.6, 1.1) * (max(large.shape[:2]) / _WORKING_SIDE) ** 0.5
     sketch = xdog(large, sigma=sigma, threshold=rng.uniform(0.007, 0.014))
-    if style != "xdog":
+    if style not in _EDGE_STYLES:
         sketch = 1 - _HANDS[style](1 - sketch, rng)
     return np.clip(cv2.resize(sketch, (width, height), interpolation=cv2.INTER_AREA), 0, 1)
 
@@ -95,6 +99,13 @@ def xdog(
     wide = cv2.GaussianBlur(picture, (0, 0), sigma * 1.6)
     response = (narrow - wide).min(axis=2) + np.float32(threshold)
     return 1 + np.tanh(np.minimum(response, 0) * np.float32(sharpness))
+
+
+def _without_texture(image: np.ndarray) -> np.ndarray:
+    """Bilateral filter (Tomasi and Manduchi, 1998), twice: small patterns go, edges stay."""
+    for _ in range(2):
+        image = cv2.bilateralFilter(image, d=7, sigmaColor=25, sigmaSpace=3)
+    return image
 
 
 def label_borders(labels: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,6 +24,7 @@ class ShardEntry(BaseModel):
     Attributes:
         file: Name inside the data set's folder.
         split: ``train`` or ``test``.
+        bucket: Height and width of its pictures, ``HxW``.
         rows: Number of samples.
         sha256: Digest of the file's bytes.
     """
@@ -31,15 +32,23 @@ class ShardEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     file: str
     split: str
+    bucket: str
     rows: int
     sha256: str
 
 
 class QuarantinedFile(BaseModel):
-    """One input file that was left out, and why."""
+    """One input file that was left out.
+
+    Attributes:
+        file: Its name in the collection.
+        step: Where: ``list`` (layout, metadata, filters) or ``check`` (opened and looked at).
+        reason: Why, as ``code: text``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     file: str
+    step: Literal["list", "check"]
     reason: str
 
 
@@ -53,12 +62,12 @@ class Manifest(BaseModel):
         config: Resolved configuration of the build.
         inputs: Digests of what went in: the source and the autoencoder's weights.
         counts: Samples per split.
-        image_size: Side of the pictures, in pixels.
+        image_size: Side of a square of the pictures' area, in pixels.
         sketch_styles: Line styles of every sample, in the order of its sketches.
         roles: Colour roles; a label map holds indices into it.
-        latents_shape: Shape [C, h, w] of the cached latents, None without an autoencoder.
+        latent_channels: Channels of the cached latents, None without an autoencoder.
         mismatch_rounds: Mismatched references per sample.
-        shards: All shards, in row order per split.
+        shards: All shards, in row order per split; those of a bucket follow each other.
         quarantine: Input files that were left out.
     """
 
@@ -72,7 +81,7 @@ class Manifest(BaseModel):
     image_size: int
     sketch_styles: tuple[str, ...]
     roles: tuple[str, ...]
-    latents_shape: tuple[int, int, int] | None
+    latent_channels: int | None
     mismatch_rounds: int
     shards: tuple[ShardEntry, ...]
     quarantine: tuple[QuarantinedFile, ...] = ()

@@ -9,16 +9,19 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from nurie.data.colour_histogram import NUM_COLOURS, colour_likeness
 from nurie.data.permutation import Permutation
 
-MismatchStrategy = Literal["tag_distance", "uniform"]
+MismatchStrategy = Literal["uniform", "tag_distance", "hard"]
 
-NUM_CANDIDATES = 6
-"""Unrelated pictures looked at per choice; the first whose tags are different enough wins, else the
-most different one."""
+NUM_CANDIDATES: dict[MismatchStrategy, int] = {"uniform": 1, "tag_distance": 6, "hard": 24}
+"""Unrelated pictures looked at per choice; the first that suits well enough wins, else the one that
+suits best."""
 MAX_OVERLAP = 0.2
 """Different enough: two pictures share at most this part of their tags (Jaccard). Always taking the
 most different one would take a few odd pictures over and over."""
+MIN_LIKENESS = 0.7
+"""Similar enough: two pictures share at least this part of their colours."""
 MAX_DRAWS = 64
 """Draws before the exhaustive search; they only run out when one group holds nearly all rows."""
 
@@ -32,10 +35,11 @@ class MismatchSampler:
 
     Args:
         index: Table with the columns ``sample_id``, ``group_id``, ``palette_id``, ``tags`` and
-            ``split``.
+            ``split``, for ``hard`` also ``colours`` (``nurie.data.colour_histogram``).
         seed: Seed of all choices.
-        strategy: ``tag_distance`` takes, of a few unrelated pictures, one whose tags are
-            different; ``uniform`` takes the first.
+        strategy: Of a few unrelated pictures, ``tag_distance`` takes one whose tags are different,
+            ``hard`` one whose colours are similar (its shapes are not: it is no relative);
+            ``uniform`` takes the first.
 
     Raises:
         ValueError: If a sample id occurs twice or the strategy is unknown.
@@ -44,16 +48,22 @@ class MismatchSampler:
     def __init__(
         self, index: pa.Table, seed: int, strategy: MismatchStrategy = "tag_distance"
     ) -> None:
-        if strategy not in ("tag_distance", "uniform"):
-            raise ValueError(f"strategy must be 'tag_distance' or 'uniform', got {strategy!r}")
+        if strategy not in NUM_CANDIDATES:
+            raise ValueError(
+                f"strategy must be one of {', '.join(NUM_CANDIDATES)}, got {strategy!r}"
+            )
         self.seed = seed
-        self.num_candidates = NUM_CANDIDATES if strategy == "tag_distance" else 1
+        self.strategy: MismatchStrategy = strategy
+        self.num_candidates = NUM_CANDIDATES[strategy]
         ordered = index.sort_by("sample_id")
         self._ids: list[str] = ordered["sample_id"].to_pylist()
         self._row_of = {sample_id: row for row, sample_id in enumerate(self._ids)}
         if len(self._row_of) != len(self._ids):
             raise ValueError(f"duplicate sample_id {_first_duplicate(self._ids)!r}")
         self._tags = [frozenset(tags) for tags in ordered["tags"].to_pylist()]
+        self._colours = np.empty((0, NUM_COLOURS), np.float32)
+        if strategy == "hard":
+            self._colours = np.array(ordered["colours"].to_pylist(), np.float32)
         self._group = _codes(ordered["group_id"])
         self._palette = _codes(ordered["palette_id"])
         split = _codes(ordered["split"])
@@ -72,10 +82,13 @@ class MismatchSampler:
         """
         row = self._row_of[sample_id]
         candidates = self._candidates(row, epoch)
-        tags = self._tags[row]
-        overlaps = [_overlap(tags, self._tags[other]) for other in candidates]
-        unlike = [k for k, overlap in enumerate(overlaps) if overlap <= MAX_OVERLAP]
-        return self._ids[candidates[unlike[0] if unlike else int(np.argmin(overlaps))]]
+        if self.strategy == "hard":
+            likeness = colour_likeness(self._colours[row], self._colours[candidates])
+            best, suits = int(np.argmax(likeness)), likeness >= MIN_LIKENESS
+        else:
+            overlaps = [_overlap(self._tags[row], self._tags[other]) for other in candidates]
+            best, suits = int(np.argmin(overlaps)), np.array(overlaps) <= MAX_OVERLAP
+        return self._ids[candidates[int(np.argmax(suits)) if suits.any() else best]]
 
     def _candidates(self, row: int, epoch: int) -> list[int]:
         """The first unrelated pictures among the row's places in this epoch's permutations.

@@ -6,40 +6,54 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from nurie.config.data import CharactersSource
+from nurie.data.buckets import Bucket
 from nurie.data.characters import ROLES, Character
-from nurie.data.mismatch import MismatchSampler
+from nurie.data.colour_histogram import colour_histogram
+from nurie.data.mismatch import MismatchSampler, MismatchStrategy
 from nurie.data.palettes import Palette, random_palette
 from nurie.data.schema import PLAN_SCHEMA, Row
 from nurie.data.tags import tags_for
 
 SPLITS = ("train", "test")
 
+UNSCORED_AESTHETICS = 7.0
+"""Score of pictures that no scorer has seen: the one that inference asks for (method section 4)."""
+
 
 @dataclass(frozen=True, eq=False)
 class ShardPlan:
-    """One shard to be: its file name, its split and its rows of the plan."""
+    """One shard to be: its file, its split, its bucket and its rows of the plan."""
 
     file: str
     split: str
+    bucket: str
     rows: pa.Table
 
 
 def plan_characters(
-    characters: Sequence[Character], source: CharactersSource, seed: int, mismatch_rounds: int
+    characters: Sequence[Character],
+    source: CharactersSource,
+    image_size: int,
+    seed: int,
+    mismatch_rounds: int,
+    strategy: MismatchStrategy = "tag_distance",
 ) -> pa.Table:
     """Plan one sample per character and round, several characters sharing each palette.
 
     Args:
         characters: The character set, both splits.
         source: How many palettes, and how many characters share one.
+        image_size: Side of the pictures, in pixels.
         seed: Seed of palettes, groups and references.
         mismatch_rounds: Mismatched references per sample.
+        strategy: How they are chosen.
 
     Returns:
         A table with ``PLAN_SCHEMA``: train first, then test, each round by round.
@@ -58,18 +72,28 @@ def plan_characters(
             (seed, number),
         )
     ]
-    return finish_plan(rows, seed, mismatch_rounds)
+    for row in rows:
+        row["bucket"] = Bucket(image_size, image_size).name
+    return finish_plan(rows, seed, mismatch_rounds, strategy)
 
 
-def finish_plan(rows: list[Row], seed: int, mismatch_rounds: int) -> pa.Table:
+def finish_plan(
+    rows: list[Row], seed: int, mismatch_rounds: int, strategy: MismatchStrategy = "tag_distance"
+) -> pa.Table:
     """Add the mismatched references to planned rows.
+
+    Args:
+        rows: Planned rows, with ``colours`` beside the columns of the plan.
+        seed: Seed of the choices.
+        mismatch_rounds: Mismatched references per sample.
+        strategy: How they are chosen.
 
     Raises:
         ValueError: If a sample can have no mismatched reference.
     """
-    narrow = ("sample_id", "group_id", "palette_id", "tags", "split")
+    narrow = ("sample_id", "group_id", "palette_id", "tags", "split", "colours")
     index = pa.table({name: [row[name] for row in rows] for name in narrow})
-    sampler = MismatchSampler(index, seed)
+    sampler = MismatchSampler(index, seed, strategy)
     for row in rows:
         row["mismatched_ids"] = [
             sampler.choose(row["sample_id"], epoch) for epoch in range(mismatch_rounds)
@@ -78,13 +102,14 @@ def finish_plan(rows: list[Row], seed: int, mismatch_rounds: int) -> pa.Table:
 
 
 def shard_plans(plan: pa.Table, rows_per_shard: int) -> list[ShardPlan]:
-    """Cut a plan into shards: consecutive rows of one split."""
+    """Cut a plan into shards: consecutive rows of one split and bucket, a folder per bucket."""
     shards = []
-    for split in SPLITS:
-        rows = plan.filter(pc.field("split") == split)
+    for split, bucket in product(SPLITS, sorted(set(plan["bucket"].to_pylist()))):
+        rows = plan.filter((pc.field("split") == split) & (pc.field("bucket") == bucket))
         for number, start in enumerate(range(0, rows.num_rows, rows_per_shard)):
             part = rows.slice(start, rows_per_shard)
-            shards.append(ShardPlan(f"{split}-{number:05d}.parquet", split, part))
+            file = f"bucket={bucket}/{split}-{number:05d}.parquet"
+            shards.append(ShardPlan(file, split, bucket, part))
     return shards
 
 
@@ -123,6 +148,7 @@ def _palette_rows(characters: list[Character], rng: np.random.Generator, name: s
     text = palette_to_json(random_palette(rng, ROLES))
     # Back from 8 bits, so that tags and pictures see exactly the stored colours.
     palette = palette_from_json(text)
+    colours = colour_histogram(np.array([[*map(_to_bytes, palette.values())]], np.uint8))
     ids = [f"{character.character_id}-{name}" for character in characters]
     return [
         {
@@ -137,6 +163,8 @@ def _palette_rows(characters: list[Character], rng: np.random.Generator, name: s
             "roles": list(ROLES),
             "palette": text,
             "tags": tags_for(character, palette),
+            "colours": colours,
+            "aesthetic_score": UNSCORED_AESTHETICS,
             "same_palette_ids": [other for other in ids if other != sample_id],
         }
         for sample_id, character in zip(ids, characters, strict=True)
@@ -144,7 +172,11 @@ def _palette_rows(characters: list[Character], rng: np.random.Generator, name: s
 
 
 def _to_hex(colour: tuple[float, float, float]) -> str:
-    return "#" + "".join(f"{round(255 * channel):02x}" for channel in colour)
+    return "#" + "".join(f"{channel:02x}" for channel in _to_bytes(colour))
+
+
+def _to_bytes(colour: tuple[float, float, float]) -> tuple[int, ...]:
+    return tuple(round(255 * channel) for channel in colour)
 
 
 def _from_hex(text: str) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""PNG bytes of our own making: the pictures inside the shards."""
+"""PNG bytes of our own making: results and exports."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ def encode_png(image: np.ndarray) -> bytes:
 def decode_png(data: bytes, channels: int) -> np.ndarray:
     """Decode what :func:`encode_png` wrote.
 
-    Only for the shards, whose digests are checked; pictures from outside take
-    ``nurie.inference.images.decode_image``.
+    Only for those; pictures from outside take ``nurie.inference.images.decode_image``.
 
     Args:
         data: The file's bytes.
@@ -33,5 +32,5 @@ def decode_png(data: bytes, channels: int) -> np.ndarray:
     flag = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if image is None:
-        raise ValueError(f"damaged picture of {len(data)} bytes in a shard")
+        raise ValueError(f"damaged PNG of {len(data)} bytes")
     return image

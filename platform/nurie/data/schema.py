@@ -9,7 +9,7 @@ import pyarrow as pa
 Row = dict[str, Any]
 """One row as a dictionary of its columns."""
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 """Changes when a column changes its name, type or meaning."""
 
 PLAN_SCHEMA = pa.schema(
@@ -22,9 +22,11 @@ PLAN_SCHEMA = pa.schema(
         pa.field("palette_id", pa.string(), nullable=False),
         pa.field("group_id", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
+        pa.field("bucket", pa.string(), nullable=False),
         pa.field("roles", pa.list_(pa.string()), nullable=False),
         pa.field("palette", pa.string(), nullable=False),
         pa.field("tags", pa.list_(pa.string()), nullable=False),
+        pa.field("aesthetic_score", pa.float32(), nullable=False),
         pa.field("mismatched_ids", pa.list_(pa.string()), nullable=False),
         pa.field("same_palette_ids", pa.list_(pa.string()), nullable=False),
     ]
@@ -33,7 +35,8 @@ PLAN_SCHEMA = pa.schema(
 
 ``source`` is ``characters`` or where the picture is in its collection, ``sketch_source`` and
 ``mask_source`` where what belongs to it is (null: it is made); ``group_id`` is the character, the
-layout's group or the digest of the file, ``palette`` JSON of role to ``#rrggbb``.
+layout's group or the digest of the file, ``bucket`` the picture's ``HxW``, ``palette`` JSON of role
+to ``#rrggbb``.
 """
 
 INDEX_COLUMNS = (
@@ -50,17 +53,15 @@ INDEX_COLUMNS = (
 PICTURE_FIELDS = (
     pa.field("width", pa.int32(), nullable=False),
     pa.field("height", pa.int32(), nullable=False),
-    pa.field("bucket", pa.string(), nullable=False),
     pa.field("original_area", pa.int64(), nullable=False),
-    pa.field("aesthetic_score", pa.float32(), nullable=False),
     pa.field("image", pa.binary(), nullable=False),
     pa.field("sketches", pa.list_(pa.binary()), nullable=False),
     pa.field("sketch_styles", pa.list_(pa.string()), nullable=False),
     pa.field("mask", pa.binary(), nullable=False),
     pa.field("labels", pa.binary()),
 )
-"""What rendering adds: PNG bytes (image RGB; sketches dark on white; mask 255 = foreground;
-labels = role index, null without roles), ``bucket`` as ``HxW`` and the area before the resize."""
+"""What rendering adds: pictures as ``nurie.data.pixels`` (image RGB; sketches dark on white; mask
+255 = foreground; labels = role index, null without roles), and the area before the resize."""
 
 LATENT_FIELDS = (
     pa.field("latents", pa.binary()),
@@ -72,9 +73,10 @@ RENDERED_SCHEMA = pa.schema([*PLAN_SCHEMA, *PICTURE_FIELDS])
 """A plan row plus its pictures."""
 
 SAMPLE_SCHEMA = pa.schema(
-    [*RENDERED_SCHEMA, *LATENT_FIELDS], metadata={"nurie.schema_version": SCHEMA_VERSION}
+    [*(field for field in RENDERED_SCHEMA if field.name != "bucket"), *LATENT_FIELDS],
+    metadata={"nurie.schema_version": SCHEMA_VERSION},
 )
-"""One row of a shard."""
+"""One row of a shard. Its bucket is the shard's folder, a partition in Hive's form."""
 
 INCOMPRESSIBLE_COLUMNS = ("image", "sketches", "mask", "labels", "latents")
-"""Columns stored without compression: they are PNG or noise-like already."""
+"""Columns stored without compression: they are compressed one by one, or like noise."""

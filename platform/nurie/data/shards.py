@@ -34,6 +34,7 @@ class ShardReader:
     ) -> None:
         self.manifest = read_manifest(folder)
         shards = self.manifest.shards_of(split)
+        self._shards = shards
         self._paths = [Path(folder) / shard.file for shard in shards]
         self._files: dict[int, pq.ParquetFile] = {}
         self._starts = _starts(shard.rows for shard in shards)
@@ -47,14 +48,23 @@ class ShardReader:
         return self._num_rows
 
     @cached_property
+    def buckets(self) -> dict[str, range]:
+        """The rows of every bucket."""
+        rows: dict[str, range] = {}
+        for shard, start in zip(self._shards, self._starts, strict=True):
+            first = rows[shard.bucket].start if shard.bucket in rows else start
+            rows[shard.bucket] = range(first, start + shard.rows)
+        return rows
+
+    @cached_property
     def index(self) -> pa.Table:
         """The narrow columns (ids, group, palette, tags, references) of all rows, in order."""
-        tables = [pq.read_table(path, columns=list(INDEX_COLUMNS)) for path in self._paths]
+        tables = [_read_columns(path, INDEX_COLUMNS) for path in self._paths]
         return pa.concat_tables(tables).combine_chunks()
 
     def column(self, name: str) -> list:
         """One narrow column of all rows, in order."""
-        tables = [pq.read_table(path, columns=[name]) for path in self._paths]
+        tables = [_read_columns(path, (name,)) for path in self._paths]
         return pa.concat_tables(tables)[name].to_pylist()
 
     @cached_property
@@ -109,6 +119,10 @@ class ShardReader:
             _, oldest = self._cache.popitem(last=False)
             self._cached_bytes -= oldest.nbytes
         return table
+
+
+def _read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    return pq.ParquetFile(path).read(list(columns), use_threads=False)
 
 
 def _starts(sizes: Iterable[int]) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nurie.data.png import decode_png
+from nurie.data.pixels import decode_pixels
 from nurie.evaluation import metrics, perceptual
 
 COLUMNS = ("sample_id", "image", "sketches", "sketch_styles", "mask", "labels", "roles")
@@ -40,11 +40,11 @@ class Picture:
         """Decode a row; ``sketch`` counts modulo the number of its sketches."""
         chosen = sketch % len(row["sketches"])
         return cls(
-            image=decode_png(row["image"], 3),
-            sketch=decode_png(row["sketches"][chosen], 1),
+            image=decode_pixels(row["image"]),
+            sketch=decode_pixels(row["sketches"][chosen]),
             style=row["sketch_styles"][chosen],
-            mask=decode_png(row["mask"], 1) > 127,
-            labels=None if row["labels"] is None else decode_png(row["labels"], 1),
+            mask=decode_pixels(row["mask"]) > 127,
+            labels=None if row["labels"] is None else decode_pixels(row["labels"]),
             roles=row["roles"],
         )
 

@@ -46,7 +46,7 @@ def webdataset(root: str) -> list[Item]:
     return items
 
 
-def colorizediffusion(root: str, min_aesthetic_score: float | None) -> list[Item]:
+def colorizediffusion(root: str) -> list[Item]:
     """Zips in ``color/``, ``sketch/`` and ``mask/`` with the same members, and optionally an index.
 
     The index is a file of ``data_index/`` (JSON or Parquet) or ``image_list.json``, by member:
@@ -73,7 +73,7 @@ def colorizediffusion(root: str, min_aesthetic_score: float | None) -> list[Item
                 part: f"{part}/{name}{INSIDE}{member}" if member in there[part] else None
                 for part in there
             }
-            problem = _problem(member, entry, index, locators["sketch"], min_aesthetic_score)
+            problem = _problem(member, entry, index, locators["sketch"])
             items.append(
                 Item(
                     f"{PurePosixPath(name).stem}:{member}",
@@ -81,6 +81,7 @@ def colorizediffusion(root: str, min_aesthetic_score: float | None) -> list[Item
                     sketch=locators["sketch"],
                     mask=locators["mask"],
                     tags=_tags(entry),
+                    aesthetic_score=entry.get("aesthetic_score"),
                     problem=problem,
                 )
             )
@@ -111,7 +112,6 @@ def _problem(
     entry: dict[str, Any],
     index: dict[str, dict[str, Any]] | None,
     sketch: str | None,
-    min_aesthetic_score: float | None,
 ) -> str:
     if not is_safe(member):
         return "unsafe_name: it leads out of the archive"
@@ -119,9 +119,6 @@ def _problem(
         return "not_in_index: the index does not list it"
     if sketch is None or not entry.get("exist_sketch", True):
         return "missing_sketch: none of the same name"
-    score = entry.get("aesthetic_score")
-    if min_aesthetic_score is not None and score is not None and score < min_aesthetic_score:
-        return f"aesthetic_score: {score} is below {min_aesthetic_score:g}"
     return ""
 
 

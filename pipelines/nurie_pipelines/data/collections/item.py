@@ -15,6 +15,7 @@ class Item:
         sketch: Locator of a sketch that belongs to it.
         mask: Locator of a foreground mask that belongs to it.
         tags: Tags, or the comma-separated parts of a caption.
+        aesthetic_score: The layout's own score (None: it has none).
         group: Pictures of one group are never each other's mismatched reference.
         split: ``train`` or ``test`` (None: by the hash of the name).
         problem: Why it is left out, if that is known already (empty: it is not).
@@ -25,6 +26,7 @@ class Item:
     sketch: str | None = None
     mask: str | None = None
     tags: tuple[str, ...] = ()
+    aesthetic_score: float | None = None
     group: str | None = None
     split: str | None = None
     problem: str = ""

@@ -1,4 +1,4 @@
-"""ONNX models that make one map of a picture, and what a build does with them."""
+"""ONNX models of the user's own, and what a build does with them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from nurie.config.data import DataConfig, PictureModelConfig, PicturesSource
-from nurie.data.picture_map import PictureMap, PictureModelError
-from nurie.data.png import decode_png, encode_png
+from nurie.config.data import DataConfig, PictureModelConfig, PicturesSource, ScoreModelConfig
+from nurie.data.picture_models import PictureMap, PictureModelError, PictureScore
+from nurie.data.pixels import decode_pixels, encode_pixels
 from nurie_pipelines.data.models import ApplyModels
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -95,17 +95,45 @@ def test_a_build_gets_a_sketch_and_the_missing_masks(red: Path) -> None:
     given = np.zeros((64, 96), np.uint8)
     table = pa.table(
         {
-            "image": [encode_png(half_red())] * 2,
-            "sketches": [[encode_png(given)]] * 2,
+            "image": [encode_pixels(half_red())] * 2,
+            "sketches": [[encode_pixels(given)]] * 2,
             "sketch_styles": [["xdog"]] * 2,
-            "mask": [encode_png(given), encode_png(np.full_like(given, 255))],
+            "mask": [encode_pixels(given), encode_pixels(np.full_like(given, 255))],
             "other": [1, 2],
         }
     )
     rows = ApplyModels(config)(table).to_pylist()
     assert [row["sketch_styles"] for row in rows] == [["xdog", "model"]] * 2
-    assert (decode_png(rows[0]["sketches"][1], 1)[:, :48] == 255).all()
-    assert (decode_png(rows[0]["mask"], 1) == 0).all()
-    found = decode_png(rows[1]["mask"], 1)
+    assert (decode_pixels(rows[0]["sketches"][1])[:, :48] == 255).all()
+    assert (decode_pixels(rows[0]["mask"]) == 0).all()
+    found = decode_pixels(rows[1]["mask"])
     assert (found[:, :48] == 255).all() and (found[:, 48:] == 0).all()
     assert [row["other"] for row in rows] == [1, 2]
+
+
+class MeanColour(nn.Module):
+    """Mean of every channel, B x 3."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.mean(dim=(2, 3))
+
+
+def test_a_score_is_one_number_of_the_answer(tmp_path: Path, red: Path) -> None:
+    file = export(MeanColour(), tmp_path / "mean.onnx", torch.zeros(1, 3, 32, 32))
+    image = half_red()
+    assert PictureScore(ScoreModelConfig(path=file))(image) == pytest.approx(0.5, abs=1e-3)
+    blue = PictureScore(ScoreModelConfig(path=file, output_index=2))(image)
+    assert blue == pytest.approx(0.1, abs=1e-3)
+    with pytest.raises(PictureModelError, match="answers 3 numbers; output_index is 5"):
+        PictureScore(ScoreModelConfig(path=file, output_index=5))(image)
+    fixed = export(Red(), tmp_path / "fixed.onnx", torch.zeros(1, 3, 16, 16), dynamic=False)
+    config = ScoreModelConfig(path=fixed, scale=1e-38)
+    with pytest.raises(PictureModelError, match="answers inf"):
+        PictureScore(config)(image)
+
+
+def test_settings_without_effect_are_refused(red: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="name a model in aesthetic_model"):
+        PicturesSource(kind="folder", path=str(tmp_path), min_aesthetic_score=5)
+    scored = ScoreModelConfig(path=red)
+    PicturesSource(kind="folder", path=str(tmp_path), min_aesthetic_score=5, aesthetic_model=scored)
