@@ -45,7 +45,7 @@ def run(samples: int = 48, side: int = 1024, rounds: int = 3) -> Iterator[Row]:
     """Measure one pass over the samples: ours and the zips in random order, the tars in theirs."""
     folder = Path(tempfile.mkdtemp(prefix="nurie-bench-"))
     try:
-        pictures = [_picture(number, side) for number in range(samples)]
+        pictures = [painting(number, side) for number in range(samples)]
         _write_shard(folder, pictures)
         _write_zips(folder, pictures)
         _write_tar(folder, pictures)
@@ -104,7 +104,7 @@ def from_tar(folder: Path) -> Iterator[tuple[int, Triple]]:
         yield int(sample["__key__"]), (picture, sketch, picture.clone())
 
 
-def _picture(number: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+def painting(number: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     """A large character with the grain of a painting, and its sketch."""
     characters = load_characters(find_assets("characters"))
     rng = np.random.default_rng(number)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nurie.checkpoints import stream
 from nurie.checkpoints.manifest import CheckpointError, verify_manifest
 from nurie.checkpoints.transfer import convert_released, empty_parts, start_from_sdxl
 from nurie.config.loader import load_config
@@ -63,6 +64,19 @@ def test_a_released_checkpoint_becomes_a_model_folder(tmp_path: Path) -> None:
     complete_folder(output, tiny_components(tmp_path / "frozen"), tiny_config())
     pipeline = ColorizationPipeline.from_pretrained(output)
     assert pipeline.foreground_adapter is not None and pipeline.background_encoder is None
+
+
+def test_files_are_mapped_anew_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a whole checkpoint would stay in memory while it is converted."""
+    source, expected = released_checkpoint(tmp_path / "released.safetensors")
+    opened: list[Path] = []
+    real = stream._open_safetensors
+    monkeypatch.setattr(stream, "_open_safetensors", lambda f: [opened.append(f), real(f)][1])
+    monkeypatch.setattr(stream, "_MAX_MAPPED_BYTES", 100_000)
+    convert_released(source, tiny_config(), tmp_path / "model", torch.float32)
+    assert len(opened) > 5
+    got = load_file(tmp_path / "model" / "unet" / WEIGHTS)
+    assert all(torch.equal(got[key], value) for key, value in expected["unet"].items())
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,19 @@ class CheckedItem:
     colours: tuple[float, ...] = ()
     score: float | None = None
 
+    @classmethod
+    def of(cls, item: Item, row: Row) -> Self:
+        """An item that was opened, with what ``check_rows`` found."""
+        return cls(
+            replace(item, problem=row["problem"]),
+            True,
+            row["sha256"],
+            row["hash"],
+            (row["width"], row["height"]),
+            tuple(row["colours"]),
+            row["score"],
+        )
+
     @property
     def problem(self) -> str:
         """Why it cannot be used (empty: it can)."""
@@ -137,7 +150,7 @@ def check_items(
             )
         else:
             dataset = dataset.map_batches(
-                partial(_check_rows, source=source, scorers=Scorers()),
+                partial(check_rows, source=source, scorers=Scorers()),
                 batch_format="pyarrow",
                 compute=ray.data.TaskPoolStrategy(size=min(config.num_cpus, num_blocks)),
             )
@@ -145,21 +158,9 @@ def check_items(
             found[row["number"]] = row
             tell(1)
     return [
-        CheckedItem(item) if number not in found else _checked(item, found[number])
+        CheckedItem(item) if number not in found else CheckedItem.of(item, found[number])
         for number, item in enumerate(named)
     ]
-
-
-def _checked(item: Item, row: Row) -> CheckedItem:
-    return CheckedItem(
-        replace(item, problem=row["problem"]),
-        True,
-        row["sha256"],
-        row["hash"],
-        (row["width"], row["height"]),
-        tuple(row["colours"]),
-        row["score"],
-    )
 
 
 class _CheckWithModels:
@@ -169,10 +170,17 @@ class _CheckWithModels:
         self._source, self._scorers = source, Scorers.of(source)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        return _check_rows(rows, self._source, self._scorers)
+        return check_rows(rows, self._source, self._scorers)
 
 
-def _check_rows(rows: pa.Table, source: PicturesSource, scorers: Scorers) -> pa.Table:
+def check_rows(rows: pa.Table, source: PicturesSource, scorers: Scorers) -> pa.Table:
+    """What opening finds, one row per item.
+
+    Args:
+        rows: ``number`` and the fields of ``Item``.
+        source: The collection.
+        scorers: Models that look at the pictures.
+    """
     cv2.setNumThreads(1)  # Ray runs one task per core already
     checked = [
         {"number": row["number"], **_check(row, source, scorers)} for row in rows.to_pylist()

@@ -6,9 +6,9 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import uuid4
 
 import torch
@@ -18,6 +18,8 @@ from nurie.checkpoints.manifest import PICKLE_SUFFIXES, CheckpointError
 
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _INDEX_SUFFIX = ".safetensors.index.json"
+_MAX_MAPPED_BYTES = 512 * 2**20
+"""Bytes read from a mapped file before it is mapped anew."""
 
 
 class Weights(Protocol):
@@ -61,19 +63,11 @@ def open_weights(path: Path, *, allow_pickle: bool = False) -> Iterator[Weights]
             )
         yield _Pickle(path)
         return
-    with ExitStack() as stack:
-        files = [path]
-        if path.name.endswith(_INDEX_SUFFIX):
-            parts = json.loads(path.read_text())["weight_map"].values()
-            files = [path.parent / name for name in sorted(set(parts))]
-        opened = []
-        for file in files:
-            try:
-                opened.append(stack.enter_context(safe_open(file, framework="pt")))
-            except Exception as error:
-                # safetensors has no exception class that the stubs know.
-                raise CheckpointError(f"{file}: is no safetensors file ({error})") from error
-        yield _Safetensors(path, opened)
+    files = [path]
+    if path.name.endswith(_INDEX_SUFFIX):
+        parts = json.loads(path.read_text())["weight_map"].values()
+        files = [path.parent / name for name in sorted(set(parts))]
+    yield _Safetensors(path, files)
 
 
 def write_weights(
@@ -124,20 +118,41 @@ def write_weights(
 
 
 class _Safetensors:
-    """One file, or the parts of one."""
+    """One file, or the parts of one; mapped into memory and let go again and again."""
 
-    def __init__(self, path: Path, files: list) -> None:
+    def __init__(self, path: Path, files: list[Path]) -> None:
         self.path = path
-        self._file_of = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+        self._opened = {file: _open_safetensors(file) for file in files}
+        self._file_of = {
+            name: file
+            for file, opened in self._opened.items()
+            for name in opened.keys()  # noqa: SIM118 (it is no dictionary)
+        }
+        self._mapped_bytes = 0
 
     def names(self) -> list[str]:
         return list(self._file_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file_of[name].get_slice(name).get_shape())
+        return tuple(self._opened[self._file_of[name]].get_slice(name).get_shape())
 
     def tensor(self, name: str) -> torch.Tensor:
-        return self._file_of[name].get_tensor(name)
+        file = self._file_of[name]
+        if self._mapped_bytes > _MAX_MAPPED_BYTES:
+            # What was read stays in memory as long as the file is mapped.
+            self._opened = {file: _open_safetensors(file) for file in self._opened}
+            self._mapped_bytes = 0
+        tensor = self._opened[file].get_tensor(name)
+        self._mapped_bytes += tensor.nbytes
+        return tensor
+
+
+def _open_safetensors(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except Exception as error:
+        # safetensors has no exception class that the stubs know.
+        raise CheckpointError(f"{file}: is no safetensors file ({error})") from error
 
 
 class _Pickle:

@@ -1,7 +1,7 @@
-"""The form of the pictures inside the shards: lossless, and read many times as fast as PNG.
+"""The form of the pictures inside the shards: lossless, and read four times as fast as PNG.
 
 Rows are stored as differences to the row above where that is smaller, then compressed with zstd.
-Painted pictures take as many bytes as a PNG does and a tenth of the time to decode (measured:
+Painted pictures take as many bytes as a PNG does and a quarter of the time to decode (measured:
 ``benchmarks/reading.py``).
 """
 

@@ -1,0 +1,119 @@
+"""What Ray Data costs: the feed of a training worker against the same work in one process."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import ray
+
+from benchmarks.measure import Row
+from nurie.config.data import CharactersSource, DataConfig, ReadConfig
+from nurie.config.loader import load_config
+from nurie.config.model import ModelConfig
+from nurie.config.train import BackboneStage
+from nurie_pipelines.cluster import connect
+from nurie_pipelines.data.build import build_dataset
+from nurie_pipelines.data.ingest import (
+    OBJECT_STORE_BYTES,
+    ROWS_PER_CHUNK,
+    LoadAndEncode,
+    training_dataset,
+)
+from nurie_pipelines.data.load import Loader
+
+COMPONENTS = Path("assets/nano")
+BATCH = 16
+
+
+def run(samples: int = 1024) -> Iterator[Row]:
+    """Measure a feed of ``nano``, and the build of its data with one core and with two."""
+    folder = Path(tempfile.mkdtemp(prefix="nurie-bench-"))
+    connect(2)
+    try:
+        seconds = [_build(folder, cores) for cores in (2, 1)]
+        yield Row("build with 2 cores | with 1 (wall time)", *seconds, 1.0, "same bytes")
+        yield _overhead(folder / "2", samples)
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder)
+
+
+def _build(folder: Path, cores: int) -> float:
+    config = DataConfig(
+        name="benchmark",
+        source=CharactersSource(palettes_per_character=1, max_characters=400),
+        output=folder / str(cores),
+        vae=COMPONENTS / "vae",
+        num_cpus=cores,
+    )
+    start = time.monotonic()
+    build_dataset(config)
+    return time.monotonic() - start
+
+
+def _overhead(shards: Path, samples: int) -> Row:
+    model = load_config("configs/model/nano.yaml")
+    assert isinstance(model, ModelConfig)
+    read, stage = ReadConfig(shards=shards), BackboneStage(steps=1)
+    batches = samples // BATCH
+    plain_ids, plain_seconds = _in_process(read, stage, batches)
+    dataset = training_dataset(read, model, COMPONENTS, stage, BATCH, batches, 0, seed=0)
+    (rows,) = dataset.streaming_split(1, equal=False)
+    ids: list[str] = []
+    started = memory = most = 0.0
+    for batch in rows.iter_batches(batch_size=BATCH, batch_format="numpy"):
+        ids += batch["sample_id"].tolist()
+        if len(ids) == ROWS_PER_CHUNK:  # everything has been loaded and started by now
+            started, memory = _cpu_seconds(), _memory()
+        most = max(most, _memory()) if started else most
+    spent = (_cpu_seconds() - started) / (samples - ROWS_PER_CHUNK)
+    growth = (most - memory) / OBJECT_STORE_BYTES
+    same = "same rows" if ids == plain_ids else "ROWS DIFFER"
+    exact = f"{same}, grew by {growth:.1f}x the budget"
+    return Row(
+        "feed through Ray Data | in-process (at most 1.6x)", spent, plain_seconds, 0.62, exact
+    )
+
+
+def _in_process(read: ReadConfig, stage: BackboneStage, batches: int) -> tuple[list[str], float]:
+    """Sample ids in order, and CPU seconds per sample after the first chunk."""
+    per_chunk = ROWS_PER_CHUNK // BATCH
+    loader = Loader(read, stage, 0, BATCH, BATCH, 0, 0, batches, per_chunk)
+    work = LoadAndEncode(loader, COMPONENTS, use_tagger=True)
+    ids: list[str] = []
+    start = 0.0
+    for chunk in range(batches // per_chunk):
+        if chunk == 1:
+            start = time.process_time()
+        for batch in work({"id": np.array([chunk])}):
+            ids += [str(name) for name in batch["sample_id"]]
+    return ids, (time.process_time() - start) / (len(ids) - ROWS_PER_CHUNK)
+
+
+def _family() -> list[psutil.Process]:
+    own = psutil.Process()
+    return [own, *own.children(recursive=True)]
+
+
+def _cpu_seconds() -> float:
+    total = 0.0
+    for process in _family():
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def _memory() -> float:
+    total = 0.0
+    for process in _family():
+        with suppress(psutil.Error):
+            total += process.memory_full_info().pss
+    return total
