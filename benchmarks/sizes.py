@@ -67,6 +67,9 @@ class Problem:
         torch.manual_seed(1)
         with torch.device(self.device):
             encoder = SketchEncoder.build(self.config)
+            for parameter in encoder.parameters():
+                if not parameter.any():  # its last layers start at zero, which compares nothing
+                    torch.nn.init.normal_(parameter, std=0.02)
         return encoder.to(dtype=self.dtype)
 
     def latents(self) -> torch.Tensor:

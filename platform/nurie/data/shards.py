@@ -70,8 +70,7 @@ class ShardReader:
     @cached_property
     def row_of(self) -> dict[str, int]:
         """Row index of every sample id."""
-        ids = self.index["sample_id"].to_pylist()
-        return {sample_id: row for row, sample_id in enumerate(ids)}
+        return {sample_id: row for row, sample_id in enumerate(self.column("sample_id"))}
 
     def read(self, indices: Iterable[int], columns: Sequence[str]) -> list[Row]:
         """Return rows as dictionaries of the wanted columns.
