@@ -70,6 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, settings = parser.parse_known_args(arguments)
     if settings and not getattr(args, "takes_settings", False):
         parser.error(f"unknown argument {settings[0]!r}; see nurie {command} --help")
+    if getattr(args, "takes_settings", False):
+        from nurie_cli.settings import config_and_settings
+
+        args.config, settings = config_and_settings(
+            arguments, args.config, settings, args.default_config
+        )
+        if args.config is None:
+            parser.error(
+                f"the following arguments are required: CONFIG; see nurie {command} --help"
+            )
     args.settings = settings
     try:
         return args.run(args) or 0

@@ -14,7 +14,7 @@ from nurie.config.loader import ConfigError, load_config
 Model = TypeVar("Model", bound=ConfigModel)
 
 OVERRIDES_HELP = """
-Any setting of the file can be given on the command line, after the file:
+Any setting of the file can be given on the command line:
   --seed 3  --engine.num-workers 1  --stages.backbone.steps 50  --tracking.alias null
 `nurie config show FILE` lists them all with their values.
 """
@@ -22,7 +22,7 @@ Any setting of the file can be given on the command line, after the file:
 
 def add_config_argument(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """Let a command take a configuration file and overrides of its settings."""
-    parser.set_defaults(takes_settings=True)
+    parser.set_defaults(takes_settings=True, default_config=default)
     parser.epilog = OVERRIDES_HELP
     parser.add_argument(
         "config",
@@ -31,6 +31,33 @@ def add_config_argument(parser: argparse.ArgumentParser, default: str | None = N
         default=default,
         help="YAML file" + (f" (default: {default})" if default else ""),
     )
+
+
+def config_and_settings(
+    arguments: Sequence[str], config: str | None, settings: Sequence[str], default: str | None
+) -> tuple[str | None, list[str]]:
+    """Tell the file from the values of settings, which argparse does not know.
+
+    Args:
+        arguments: The words of the command line.
+        config: What argparse took for the file; after ``--model assets/nano`` it is that value.
+        settings: The words that argparse left.
+        default: The file where none is given (None: one must be given).
+
+    Returns:
+        The file, None if there is none, and the words of the settings.
+    """
+    words = list(settings)
+    flag = arguments[arguments.index(config) - 1] if config in arguments else ""
+    if config is None or flag not in words or "=" in flag:
+        return config, words
+    words.insert(words.index(flag) + 1, config)
+    follows_flag = False
+    for place, word in enumerate(words):
+        if not word.startswith("--") and not follows_flag:
+            return words.pop(place), words
+        follows_flag = word.startswith("--") and "=" not in word
+    return default, words
 
 
 def load(path: str, settings: Sequence[str], model: type[Model]) -> Model:

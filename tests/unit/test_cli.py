@@ -131,6 +131,34 @@ def test_submit_hands_the_words_after_the_dashes_on(monkeypatch):
     assert submitted == [words, "http://head:8265"]
 
 
+@pytest.mark.parametrize(
+    ("words", "file", "settings"),
+    [
+        ("serve", "configs/serve/nano.yaml", []),
+        ("serve --port 8080", "configs/serve/nano.yaml", ["--port", "8080"]),
+        ("serve --model=a --port 1", "configs/serve/nano.yaml", ["--model=a", "--port", "1"]),
+        ("serve --model a b.yaml", "b.yaml", ["--model", "a"]),
+        ("serve b.yaml --model a", "b.yaml", ["--model", "a"]),
+        ("train --seed 3 b.yaml --name x", "b.yaml", ["--seed", "3", "--name", "x"]),
+        ("train --dry-run b.yaml", "b.yaml", []),
+    ],
+)
+def test_the_file_and_the_settings_come_in_any_order(words, file, settings, monkeypatch):
+    from nurie_cli.commands import serve, train
+
+    seen = []
+    for module in (serve, train):
+        monkeypatch.setattr(module, "run", lambda args: seen.append((args.config, args.settings)))
+    assert cli.main(words.split()) == 0
+    assert seen == [(file, settings)]
+
+
+def test_a_missing_file_is_named(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--seed", "3"])
+    assert "required: CONFIG" in capsys.readouterr().err
+
+
 def test_override_values_are_yaml():
     words = ["--a.b-c", "[1, 2]", "--d=null", "--e", "-1", "--f", "1e-4", "--g=x: y: z"]
     expected = {"a.b_c": [1, 2], "d": None, "e": -1, "f": "1e-4", "g": "x: y: z"}
