@@ -131,7 +131,7 @@ def test_mlflow_has_the_run(config: EvaluateConfig, report: dict) -> None:
     client = connect(config.tracking.uri)
     run = client.get_run(report["run_id"])
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "evaluate"
+    assert run.info.run_name == f"{Path(config.model).name}/evaluate"
     assert run.data.params["num_samples"] == "5"
     own = report["protocols"]["own"]["psnr"]
     assert run.data.metrics["own/psnr"] == pytest.approx(own["mean"])

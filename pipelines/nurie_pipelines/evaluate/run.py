@@ -93,6 +93,14 @@ def _progress() -> Progress:
     )
 
 
+def _name(model: str) -> str:
+    """What a model is called in a list of runs: ``nano`` of ``runs/nano/model``."""
+    if model.startswith("models:/"):
+        return model.removeprefix("models:/")
+    folder = Path(model).absolute()
+    return folder.parent.name if folder.name == "model" else folder.name
+
+
 def _log_to_mlflow(
     config: EvaluateConfig, report: dict[str, Any], parent_run_id: str | None
 ) -> str | None:
@@ -107,7 +115,7 @@ def _log_to_mlflow(
     try:
         tracker = MlflowTracker(config.tracking.uri, config.tracking.experiment)
         run_id = tracker.start_run(
-            "evaluate",
+            f"{_name(config.model)}/evaluate",
             parent_run_id=parent_run_id,
             params=config.model_dump(mode="json", exclude={"tracking"}),
             tags={

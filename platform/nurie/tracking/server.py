@@ -41,3 +41,18 @@ def command(
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     return argv, environment
+
+
+def runs_pages(uri: str) -> dict[str, str]:
+    """Path of the page with the runs, by experiment; MLflow's first page is about language models.
+
+    Args:
+        uri: The store; it is made if there is none.
+    """
+    from nurie.tracking.mlflow_tracker import connect
+
+    experiments = connect(uri).search_experiments(order_by=["last_update_time DESC"])
+    return {
+        each.name: f"/#/experiments/{each.experiment_id}/runs?workflowType=machine_learning"
+        for each in experiments
+    }

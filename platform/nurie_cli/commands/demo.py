@@ -156,7 +156,11 @@ class Demo:
 
     def start_dashboard(self, say: Say) -> str:
         """Start MLflow's dashboard and return its address."""
-        return self._start(["mlflow", "--store", self.config.tracking.uri], 5000, "/health", say)
+        from nurie.tracking.server import runs_pages
+
+        tracking = self.config.tracking
+        address = self._start(["mlflow", "--store", tracking.uri], 5000, "/health", say)
+        return address + runs_pages(tracking.uri)[tracking.experiment]
 
     def _start(self, words: list[str], wanted: int, health: str, say: Say) -> str:
         from nurie_cli.processes import NurieProcess, free_port

@@ -25,8 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``nurie mlflow``."""
-    from nurie.tracking.server import LOOPBACK_HOSTS, command
+    from nurie.tracking.server import LOOPBACK_HOSTS, command, runs_pages
 
     hosts = args.allowed_hosts or LOOPBACK_HOSTS
     words, environment = command(args.store, args.host, args.port, hosts)
+    for name, page in runs_pages(args.store).items():
+        print(f"{name}: http://{args.host}:{args.port}{page}", flush=True)
     os.execve(words[0], words, environment)
