@@ -167,8 +167,9 @@ def test_large_set_with_one_dominating_group():
         assert other[2] != row[2]
 
 
+@pytest.mark.parametrize("size", [12, 40, 400])
 @pytest.mark.parametrize("strategy", list(NUM_CANDIDATES))
-def test_no_picture_is_used_far_more_often_than_others(strategy):
+def test_no_picture_is_used_far_more_often_than_others(strategy, size):
     rng = np.random.default_rng(0)
     rows = [
         {
@@ -179,11 +180,12 @@ def test_no_picture_is_used_far_more_often_than_others(strategy):
             "split": "train",
             "colours": rng.dirichlet(np.full(NUM_COLOURS, 0.1)).tolist(),
         }
-        for i in range(400)
+        for i in range(size)
     ]
     sampler = MismatchSampler(pa.Table.from_pylist(rows), 0, strategy)
     uses = Counter(sampler.choose(row["sample_id"], epoch) for row in rows for epoch in range(8))
-    assert max(uses.values()) <= 8 * (1.5 if strategy == "uniform" else 2.5)
-    if strategy == "uniform":
+    most = 1.5 if strategy == "uniform" else 2.5 if size == 400 else 3
+    assert max(uses.values()) <= 8 * most
+    if strategy == "uniform" and size == 400:
         # Every picture is given away once per permutation, but for relatives.
         assert min(uses.values()) >= 6

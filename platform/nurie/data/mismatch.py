@@ -15,8 +15,10 @@ from nurie.data.permutation import Permutation
 MismatchStrategy = Literal["uniform", "tag_distance", "hard"]
 
 NUM_CANDIDATES: dict[MismatchStrategy, int] = {"uniform": 1, "tag_distance": 6, "hard": 24}
-"""Unrelated pictures looked at per choice; the first that suits well enough wins, else the one that
-suits best."""
+"""Unrelated pictures looked at per choice, at most; the first that suits well enough wins, else the
+one that suits best."""
+POOL_SHARE = 8
+"""Of a small set only an eighth is looked at, else the same few would always suit best."""
 MAX_OVERLAP = 0.2
 """Different enough: two pictures share at most this part of their tags (Jaccard). Always taking the
 most different one would take a few odd pictures over and over."""
@@ -99,12 +101,13 @@ class MismatchSampler:
         split = self._split[row]
         pool = self._rows_of_split[split]
         place = int(np.searchsorted(pool, row))
+        enough = min(self.num_candidates, max(2, len(pool) // POOL_SHARE))
         found: list[int] = []
         for draw in range(MAX_DRAWS):
             other = int(pool[self._permutation(split, epoch, draw)[place]])
             if self._unrelated(row, other):
                 found.append(other)
-                if len(found) == self.num_candidates:
+                if len(found) == enough:
                     return found
         return found or [self._searched(row, epoch)]
 
