@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from nurie.config.data import CharactersSource, DataConfig, ReadConfig
+from nurie.config.data import CharactersSource, DataConfig, PicturesSource, ReadConfig
 from nurie.config.loader import load_config
 from nurie.config.model import ModelConfig
 from nurie.config.train import BackboneStage, BackgroundStage, ForegroundStage
@@ -19,11 +20,13 @@ from nurie.models.autoencoder import build_vae
 from nurie.models.image_encoder import build_image_encoder
 from nurie.models.reference_encoder import ReferenceEncoder
 from nurie.models.tagger_network import TaggerNetwork
+from nurie.training.batch import make_batch
 from nurie.training.tagger_export import export_tagger
 from nurie_pipelines.data import ingest
 from nurie_pipelines.data.build import build_dataset
 from nurie_pipelines.data.ingest import training_dataset
 from nurie_pipelines.data.latents import LatentEncoder
+from nurie_pipelines.train.worker import as_tensors
 
 pytestmark = pytest.mark.ray
 
@@ -159,6 +162,37 @@ def test_adapter_stages_get_pictures(read, model, components):
     assert foreground["reference_mask"].shape == (8, 64, 64)
     assert set(background) ^ set(foreground) == {"image", "background_image", "reference_image"}
     assert not any(name.startswith("mismatched") for name in background)
+
+
+def test_batches_of_several_shapes_become_tensors(model, components, tmp_path, ray_session):
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        height, width = [(90, 180), (100, 100), (300, 140)][number % 3]
+        picture = cv2.resize(rng.integers(0, 255, (8, 8, 3), np.uint8), (width, height))
+        cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), picture)
+    config = DataConfig(
+        name="t",
+        source=PicturesSource(kind="folder", path=str(tmp_path / "in"), test_fraction=0),
+        output=tmp_path / "out",
+        image_size=64,
+        aspect_ratios=(0.5, 1.0, 2.0),
+        vae=components / "vae",
+    )
+    build_dataset(config)
+    read = ReadConfig(shards=config.output)
+    dataset = training_dataset(read, model, components, BackgroundStage(steps=1), 4, 24, 0, 5)
+    (rows,) = dataset.streaming_split(1, equal=False)
+    shapes = set()
+    for columns in rows.iter_batches(batch_size=2, batch_format="numpy", prefetch_batches=2):
+        batch = as_tensors(columns, torch.device("cpu"))
+        shape = batch["sketch"].shape[1:]
+        shapes.add(tuple(shape))
+        for name in ("foreground_mask", "reference_mask", "image", "background_image"):
+            assert batch[name].shape[:3] == (2, *shape)
+        assert [8 * side for side in batch["latents"].shape[2:]] == list(shape)
+        assert make_batch(batch, model.unet.added_embedding_dim).latents.shape[0] == 2
+    assert shapes == {(32, 96), (64, 64), (96, 32)}
 
 
 def test_missing_latents_are_encoded_on_the_way(whole, model, components, tmp_path, ray_session):

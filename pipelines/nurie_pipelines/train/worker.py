@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import ray.train
 import torch
 from diffusers import AutoencoderKL
@@ -105,12 +106,23 @@ def _batches(job: StageJob, done: int, rank: int, world: int) -> Iterator[TrainB
         prefetch_batches=config.data.prefetch_batches,
         batch_format="numpy",
     ):
-        tensors = {
-            name: torch.as_tensor(values).to(device)
-            for name, values in columns.items()
-            if values.dtype.kind in "fiu"
-        }
-        yield make_batch(tensors, config.model.unet.added_embedding_dim)
+        yield make_batch(as_tensors(columns, device), config.model.unet.added_embedding_dim)
+
+
+def as_tensors(columns: dict[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
+    """The columns of a batch that hold numbers.
+
+    Where shapes change from batch to batch, Ray Data gives a column as an array of arrays.
+    """
+    stacked = {
+        name: np.stack(list(values)) if isinstance(values[0], np.ndarray) else values
+        for name, values in columns.items()
+    }
+    return {
+        name: torch.as_tensor(values).to(device)
+        for name, values in stacked.items()
+        if values.dtype.kind in "fiu"
+    }
 
 
 def _step(
