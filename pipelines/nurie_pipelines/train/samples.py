@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
+from nurie.data.manifest import read_manifest
 from nurie.data.pixels import decode_pixels
 from nurie.data.shards import ShardReader
 from nurie.evaluation.sheet import grid
@@ -36,9 +37,9 @@ class SampleGrid:
     def __init__(self, job: StageJob) -> None:
         self.job = job
         shards = job.config.data.shards
-        reader = ShardReader(shards, "test")
-        if len(reader) == 0:
-            reader = ShardReader(shards, "train")
+        # A small collection has no test split.
+        splits = read_manifest(shards).counts
+        reader = ShardReader(shards, "test" if "test" in splits else "train")
         stride = max(1, len(reader) // NUM_SAMPLES)
         rows = list(range(0, len(reader), stride))[:NUM_SAMPLES]
         self.samples = reader.read(rows, _COLUMNS)
@@ -54,17 +55,28 @@ class SampleGrid:
         own = [_picture(s["image"], "RGB") for s in self.samples]
         wrong = [_picture(s["image"], "RGB") for s in self.others]
         masks = [_picture(s["mask"], "L") for s in self.samples]
-        count = len(sketches)
-        result = pipeline(
-            sketch=sketches * 2,
-            reference=own + wrong,
-            foreground_mask=masks * 2,
-            reference_mask=masks + [_picture(s["mask"], "L") for s in self.others],
-            num_inference_steps=NUM_INFERENCE_STEPS,
-            seed=list(range(count)) * 2,
-        ).images
+        other_masks = [_picture(s["mask"], "L") for s in self.others]
+        results = [
+            pipeline(
+                sketch=sketch,
+                reference=[mine, other],
+                foreground_mask=mask,
+                reference_mask=[mask, other_mask],
+                num_inference_steps=NUM_INFERENCE_STEPS,
+                seed=[number, number],
+            ).images
+            # Samples may have different shapes; those of one call have one.
+            for number, (sketch, mine, other, mask, other_mask) in enumerate(
+                zip(sketches, own, wrong, masks, other_masks, strict=True)
+            )
+        ]
         model.train(training)
-        rows = [[sketches[i], own[i], result[i], wrong[i], result[count + i]] for i in range(count)]
+        rows = [
+            [sketch, mine, with_own, other, with_other]
+            for sketch, mine, other, (with_own, with_other) in zip(
+                sketches, own, wrong, results, strict=True
+            )
+        ]
         headers = ["sketch", "own picture", "result", "other picture", "result"]
         path = self.job.folder / "samples" / f"step-{step:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
