@@ -22,6 +22,7 @@ from nurie_pipelines.data.build import build_dataset
 from nurie_pipelines.data.inspect import inspect_dataset, write_contact_sheet
 from nurie_pipelines.data.load import Loader, load_chunk
 from nurie_pipelines.data.resume import BuildError
+from tests.pictures import MIXED_RATIOS, mixed_shapes
 
 pytestmark = pytest.mark.ray
 
@@ -242,16 +243,12 @@ def test_folders_without_two_pictures_are_refused(ray_session, pictures, tmp_pat
 
 
 def test_pictures_of_several_shapes_make_batches_of_one(ray_session, vae_folder, tmp_path):
-    rng = np.random.default_rng(0)
-    (tmp_path / "in").mkdir()
-    for number in range(12):
-        height, width = [(90, 180), (100, 100), (300, 140)][number % 3]
-        picture = cv2.resize(rng.integers(0, 255, (8, 8, 3), np.uint8), (width, height))
-        cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), picture)
     config = characters_config(
         tmp_path / "out",
-        source=PicturesSource(kind="folder", path=str(tmp_path / "in"), test_fraction=0),
-        aspect_ratios=(0.5, 1.0, 2.0),
+        source=PicturesSource(
+            kind="folder", path=str(mixed_shapes(tmp_path / "in")), test_fraction=0
+        ),
+        aspect_ratios=MIXED_RATIOS,
         line_styles=("xdog",),
         vae=vae_folder,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -27,6 +26,7 @@ from nurie_pipelines.data.build import build_dataset
 from nurie_pipelines.data.ingest import training_dataset
 from nurie_pipelines.data.latents import LatentEncoder
 from nurie_pipelines.train.worker import as_tensors
+from tests.pictures import MIXED_RATIOS, mixed_shapes
 
 pytestmark = pytest.mark.ray
 
@@ -165,18 +165,14 @@ def test_adapter_stages_get_pictures(read, model, components):
 
 
 def test_batches_of_several_shapes_become_tensors(model, components, tmp_path, ray_session):
-    rng = np.random.default_rng(0)
-    (tmp_path / "in").mkdir()
-    for number in range(12):
-        height, width = [(90, 180), (100, 100), (300, 140)][number % 3]
-        picture = cv2.resize(rng.integers(0, 255, (8, 8, 3), np.uint8), (width, height))
-        cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), picture)
     config = DataConfig(
         name="t",
-        source=PicturesSource(kind="folder", path=str(tmp_path / "in"), test_fraction=0),
+        source=PicturesSource(
+            kind="folder", path=str(mixed_shapes(tmp_path / "in")), test_fraction=0
+        ),
         output=tmp_path / "out",
         image_size=64,
-        aspect_ratios=(0.5, 1.0, 2.0),
+        aspect_ratios=MIXED_RATIOS,
         vae=components / "vae",
     )
     build_dataset(config)

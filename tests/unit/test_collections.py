@@ -97,6 +97,12 @@ def test_broken_lists_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="not UTF-8"):
         items_of("imagefolder", tmp_path)
+    (tmp_path / "metadata.jsonl").unlink()
+    outside = tmp_path.with_name("outside.jsonl")
+    outside.write_text('{"file_name": "a.png"}')
+    (tmp_path / "metadata.jsonl").symlink_to(outside)
+    with pytest.raises(StorageError, match="leads out of the folder"):
+        items_of("imagefolder", tmp_path)
 
 
 def test_webdataset_joins_members_up_to_the_first_dot(tmp_path: Path) -> None:

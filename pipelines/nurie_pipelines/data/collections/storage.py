@@ -50,11 +50,8 @@ def read_bytes(root: str, locator: str, limit: int = MAX_FILE_BYTES) -> bytes:
     Raises:
         StorageError: If it cannot be read, is too large or leads out of the folder.
     """
-    system, base = _system(root)
     file, _, inside = locator.partition(INSIDE)
-    path = f"{base}/{file}"
-    if _leads_out(system, base, path):
-        raise StorageError("link", "it leads out of the folder")
+    system, path = _inside(root, file)
     try:
         if not inside:
             size = system.size(path) or 0
@@ -89,8 +86,10 @@ def read_json_lines(root: str, file: str) -> Iterator[tuple[int, dict[str, Any]]
     Raises:
         ValueError: Naming the line that is no JSON object.
         FileNotFoundError: If there is no such file.
+        StorageError: If it leads out of the folder.
     """
-    with _open(root, file) as stream:
+    system, path = _inside(root, file)
+    with cast("BinaryIO", system.open(path, "rb")) as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
@@ -168,6 +167,19 @@ def _from_zip(root: str, file: str, member: str, limit: int) -> bytes:
         data = stream.read(limit + 1)
     _check(len(data), limit)
     return data
+
+
+def _inside(root: str, file: str) -> tuple[AbstractFileSystem, str]:
+    """Where a file of the collection is.
+
+    Raises:
+        StorageError: If it leads out of the folder.
+    """
+    system, base = _system(root)
+    path = f"{base}/{file}"
+    if _leads_out(system, base, path):
+        raise StorageError("link", "it leads out of the folder")
+    return system, path
 
 
 def _leads_out(system: AbstractFileSystem, base: str, path: str) -> bool:
