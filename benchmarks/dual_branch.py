@@ -37,6 +37,40 @@ def run(problem: Problem, rounds: int = 3) -> Iterator[Row]:
         seconds = compare(ours, step, rounds, problem.device)
         name = f"training step with both branches | {name}"
         yield Row(name, *seconds, goal, f"gradients {difference:.0e}")
+    yield _over_the_ramp(problem, unet, encoder, rounds)
+
+
+def _over_the_ramp(
+    problem: Problem, unet: ColorizationUNet, encoder: SketchEncoder, rounds: int
+) -> Row:
+    """A run with the paper's ramp: in the first of three steps the Gram loss has no weight."""
+    modules = nn.ModuleList([unet, encoder])
+    early, late = aligned_branch(problem, unet, encoder), shared_branches(problem, unet, encoder)
+    ours = [_step(each, modules) for each in (early, late, late)]
+    plain = [
+        _step(_two_passes(problem, unet, encoder, weight), modules) for weight in (0.0, 1.0, 1.0)
+    ]
+    gradients = _gradients(ours[0], modules)
+    difference = (gradients - _gradients(plain[0], modules)).norm() / gradients.norm()
+    seconds = compare(lambda: _all(ours), lambda: _all(plain), rounds, problem.device)
+    name = "three steps of the paper's ramp, the first without Gram loss | two passes each"
+    return Row(name, *seconds, 1.4, f"gradients {difference:.0e}")
+
+
+def _all(steps: list[Loss]) -> torch.Tensor:
+    return torch.stack([step() for step in steps]).sum()
+
+
+def aligned_branch(problem: Problem, unet: ColorizationUNet, encoder: SketchEncoder) -> Loss:
+    """The loss as the trainer computes it while the Gram loss has no weight."""
+    latents, timesteps, sketch = problem.latents(), problem.timesteps(), problem.sketch()
+
+    def loss() -> torch.Tensor:
+        return (
+            unet(latents, timesteps, problem.conditioning(encoder(sketch))).sample.square().mean()
+        )
+
+    return loss
 
 
 def shared_branches(problem: Problem, unet: ColorizationUNet, encoder: SketchEncoder) -> Loss:
@@ -55,7 +89,9 @@ def shared_branches(problem: Problem, unet: ColorizationUNet, encoder: SketchEnc
     return loss
 
 
-def _two_passes(problem: Problem, unet: ColorizationUNet, encoder: SketchEncoder) -> Loss:
+def _two_passes(
+    problem: Problem, unet: ColorizationUNet, encoder: SketchEncoder, weight: float = 1.0
+) -> Loss:
     """The same loss from two whole passes of our model, nothing shared: each encodes the sketch."""
     latents, timesteps, sketch = problem.latents(), problem.timesteps(), problem.sketch()
     unrelated, blocks = problem.reference(seed=6), problem.config.gram_block_ids
@@ -66,7 +102,7 @@ def _two_passes(problem: Problem, unet: ColorizationUNet, encoder: SketchEncoder
         changed = replace(problem.conditioning(encoder(sketch)), reference_tokens=unrelated)
         misaligned = unet(latents, timesteps, changed, capture=blocks)
         gram = sum(gram_loss(misaligned.blocks[b], aligned.blocks[b]) for b in blocks)
-        return aligned.sample.square().mean() + gram
+        return aligned.sample.square().mean() + weight * gram
 
     return loss
 
