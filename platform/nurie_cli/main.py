@@ -83,8 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.settings = settings
     try:
         return args.run(args) or 0
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:
+            print(interrupt, file=sys.stderr)
+        return getattr(interrupt, "exit_code", 130)
     except (ValueError, OSError, RuntimeError) as error:
         if not _is_for_the_user(error):
             raise

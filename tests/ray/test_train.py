@@ -27,6 +27,7 @@ from nurie.config.train import (
     EngineConfig,
     ForegroundStage,
     GramConfig,
+    GuardConfig,
     OptimizerConfig,
     TrackingConfig,
     TrainConfig,
@@ -35,7 +36,7 @@ from nurie.inference.pipeline import ColorizationPipeline
 from nurie.tracking.mlflow_tracker import connect
 from nurie_pipelines.data.build import build_dataset
 from nurie_pipelines.train.job import StageJob
-from nurie_pipelines.train.run import train
+from nurie_pipelines.train.run import TrainingStopped, train
 from tests.tiny import tiny_components, tiny_config
 
 pytestmark = pytest.mark.ray
@@ -138,7 +139,7 @@ def train_worker() -> psutil.Process | None:
 
 def kill_after(checkpoint: Path, killed: list[int]) -> None:
     """Ends a training worker as soon as a checkpoint is there."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 280
     while time.monotonic() < deadline:
         worker = train_worker()
         if checkpoint.exists() and worker is not None:
@@ -217,6 +218,47 @@ def test_zero_changes_nothing(prepared: Path) -> None:
     assert sharded[kernel].ndim == 4
 
 
+def test_a_terminated_run_goes_on_with_another_number_of_workers(
+    prepared: Path, straight: Path
+) -> None:
+    """SIGTERM leads to a checkpoint between two others; one worker and plain torch finish it."""
+    config = run_config(prepared, "terminated", (12,), MUON, checkpoint_every=100)
+    file = prepared / "terminated.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "nurie_cli.main", "train", str(file)]
+    stage = config.output / "backbone"
+    with subprocess.Popen(command, cwd=prepared, stderr=subprocess.PIPE, text=True) as driver:
+        deadline = time.monotonic() + 240
+        while not (stage / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        driver.send_signal(signal.SIGTERM)
+        _, told = driver.communicate(timeout=120)
+    (step,) = [int(f.name.removeprefix("step-")) for f in (stage / "checkpoints").iterdir()]
+    assert driver.returncode == 128 + signal.SIGTERM
+    assert 0 < step < 12
+    assert f"stopped after step {step}; the same command continues" in told
+    alone = EngineConfig(kind="torch", num_workers=1)
+    train(config.model_copy(update={"engine": alone}))
+    undisturbed = run_config(prepared, "straight", (12,), MUON)
+    assert losses(config) == pytest.approx(losses(undisturbed), rel=2e-3)
+
+
+def test_spikes_are_skipped_rolled_back_and_end_the_run(prepared: Path) -> None:
+    """With a limit just above the median about every second step is a spike."""
+    guard = GuardConfig(max_loss_ratio=1.0001, window=2, roll_back_after=2, max_skipped_steps=2)
+    config = run_config(prepared, "spikes", (40,), sample_every=100).model_copy(
+        update={"guard": guard, "engine": EngineConfig(kind="torch", num_workers=1)}
+    )
+    with pytest.raises(TrainingStopped, match=r"guard\.max_skipped_steps 2.*skipped\.jsonl"):
+        train(config)
+    lines = (config.output / "backbone" / "skipped.jsonl").read_text().splitlines()
+    skipped = [json.loads(line) for line in lines]
+    assert len(skipped) == 3
+    assert all(len(each["samples"]) == 4 and float(each["loss"]) > 0 for each in skipped)
+    # Nobody has started it again: the failures of workers are listed there.
+    assert not (config.output / "backbone" / "failures.jsonl").exists()
+
+
 def losses(config: TrainConfig) -> list[float]:
     """Total of every step of the backbone."""
     lines = (config.output / "backbone" / "metrics.jsonl").read_text().splitlines()
@@ -242,11 +284,11 @@ def test_a_damaged_checkpoint_is_passed_over(
     config = run_config(prepared, "damaged", (12,), MUON, output=tmp_path / "damaged")
     checkpoints = config.output / "backbone" / "checkpoints"
     assert sorted(f.name for f in checkpoints.iterdir()) == ["step-000010", "step-000012"]
-    with (checkpoints / "step-000012" / "trained.safetensors").open("r+b") as file:
-        file.seek(2000)
+    with (checkpoints / "step-000012" / "state" / "rank-00001.safetensors").open("r+b") as file:
+        file.seek(-2000, 2)
         file.write(b"damage")
-    with pytest.raises(CheckpointError, match=r"trained\.safetensors"):
-        verify_manifest(checkpoints / "step-000012", allow_pickles=True)
+    with pytest.raises(CheckpointError, match=r"rank-00001\.safetensors"):
+        verify_manifest(checkpoints / "step-000012")
     said: list[str] = []
     job = StageJob(config, 0, None, config.output / "backbone")
     newest = job.checkpoints(said.append).newest()

@@ -19,6 +19,7 @@ from nurie.config.data import ReadConfig
 from nurie.config.model import ModelConfig
 from nurie.config.train import Stage
 from nurie.data.manifest import read_manifest
+from nurie.data.schedule import rank_rows
 from nurie_pipelines.data.encode import FrozenEncoders
 from nurie_pipelines.data.load import Loader, load_chunk
 from nurie_pipelines.data.pace import pace
@@ -64,7 +65,7 @@ def training_dataset(
         num_workers: All workers; each gets its own part of every global batch.
 
     Raises:
-        ValueError: If the batch cannot be split evenly or nothing is to be read.
+        ValueError: If the worker would get no sample or nothing is to be read.
 
     Columns: ``position`` int64, ``sample_id``, ``latents`` float16 [C, h, w] (encoded on the way
     when the shards hold none), ``sketch`` uint8 [H, W] (255 = paper),
@@ -75,8 +76,9 @@ def training_dataset(
     ``background`` adds ``image``, the picture itself, ``background_image`` and the latter's
     ``reference_mask``.
     """
-    if batch_size % num_workers:
-        raise ValueError(f"batch_size {batch_size} must be a multiple of num_workers {num_workers}")
+    rows = rank_rows(batch_size, rank, num_workers)
+    if not rows:
+        raise ValueError(f"batch_size {batch_size} leaves worker {rank} of {num_workers} no sample")
     if num_batches < 1 or start_batch < 0:
         raise ValueError(
             f"num_batches must be at least 1 and start_batch not negative, got {num_batches} and "
@@ -88,16 +90,15 @@ def training_dataset(
             f"same_palette_probability is {read.same_palette_probability}, but {read.shards} holds "
             "no pictures that share a palette by construction; set it to 0"
         )
-    rows_per_batch = batch_size // num_workers
-    batches_per_chunk = max(1, ROWS_PER_CHUNK // rows_per_batch)
+    batches_per_chunk = max(1, ROWS_PER_CHUNK // len(rows))
     chunks = -(-num_batches // batches_per_chunk)
     loader = Loader(
         read=read,
         stage=stage,
         seed=seed,
         batch_size=batch_size,
-        rows_per_batch=rows_per_batch,
-        offset=rank * rows_per_batch,
+        rows_per_batch=len(rows),
+        offset=rows.start,
         first_batch=start_batch,
         end_batch=start_batch + num_batches,
         batches_per_chunk=batches_per_chunk,

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from nurie.config.data import ReadConfig
-from nurie.config.train import BackboneStage, BackgroundStage, Stage
+from nurie.config.train import BackgroundStage, DualBranchStage, Stage
 from nurie.data.augment import draw_augmentation
 from nurie.data.background import NEAR_WHITE, bleach, composite, disturb_mask
 from nurie.data.buckets import Bucket, fit
@@ -106,7 +106,7 @@ class _TrainingRows:
         other = self.reader.row_of[ids[epoch % len(ids)]]
         bucket = Bucket(*mask.shape)
         match loader.stage:
-            case BackboneStage():
+            case DualBranchStage():
                 row["mismatched_image"] = self._picture_and_mask(other, bucket)[0]
             case BackgroundStage():
                 row["reference_mask"] = reference_mask

@@ -1,21 +1,22 @@
 """Checkpoints of a running stage: whole or not there, newest first, a few kept.
 
-A checkpoint folder ``step-000200`` holds every rank's engine state, the trained weights and their
-average as safetensors, and ``state.json``. It is written under another name and renamed when its
-digest manifest is complete, so a killed run leaves nothing that looks like a checkpoint.
+A checkpoint folder ``step-000200`` holds every worker's shard of weights, average and optimizer
+state, and ``state.json``. It is written under another name and renamed when its digest manifest is
+complete, so a killed run leaves nothing that looks like a checkpoint.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 
 from nurie.checkpoints.manifest import (
     CheckpointError,
@@ -23,10 +24,12 @@ from nurie.checkpoints.manifest import (
     verify_manifest,
     write_manifest,
 )
+from nurie.checkpoints.sharded import AVERAGE, Fragment, ShardedState, open_shards, write_shard
 from nurie.training.ema import Ema
-from nurie_pipelines.train.engine import Engine
+from nurie_pipelines.train.engines import Engine
 
 _PARTIAL = ".partial-"
+_SHARDS = "state"
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,18 @@ class StageState:
     Args:
         stage: Kind of the stage.
         step: Steps that are done.
-        world_size: Workers that wrote the engine's state.
+        world_size: Workers that wrote the shards.
+        start_from: Model folder that the stage started from (None: fresh weights).
+        counters: See ``Engine.counters``.
+        guard: See ``LossGuard.state``.
     """
 
     stage: str
     step: int
     world_size: int
-
-
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
-def _is_writer() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
+    start_from: str | None = None
+    counters: dict[str, float] = field(default_factory=dict)
+    guard: dict[str, Any] = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -67,62 +67,82 @@ class CheckpointStore:
         self.keep = keep
         self.say = say
 
-    def save(self, state: StageState, engine: Engine, ema: Ema | None) -> None:
-        """Writes a checkpoint; all ranks call it."""
+    def save(self, state: StageState, engine: Engine, ema: Ema | None) -> bool:
+        """Writes a checkpoint; all ranks call it.
+
+        Returns:
+            False if it could not be written, for want of space say; those there are stay as they
+            were, and nothing half-written is left.
+        """
         name = f"step-{state.step:06d}"
         partial, final = self.folder / f"{_PARTIAL}{name}", self.folder / name
-        if _is_writer():
-            self._sweep()
-            partial.mkdir(parents=True)
-        _barrier()
-        engine.save(partial / "engine")
-        with engine.full_parameters():
+        fragments = list(_all_fragments(engine, ema))
+        needed = _sum_over_ranks(4 * sum(each.values.numel() for each in fragments))
+        state = replace(state, counters=engine.counters())
+        with self._step_of_saving() as failures:
             if _is_writer():
-                _write_weights(partial, engine, ema)
-        _barrier()
-        if _is_writer():
-            (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
-            write_manifest(partial)
-            publish_folder(partial, final, replace=True)
-            for old in self._folders()[: -self.keep]:
-                shutil.rmtree(old)
-        _barrier()
+                self._sweep()
+                partial.mkdir(parents=True)
+                _check_space(self.folder, needed)
+        if not failures:
+            with self._step_of_saving() as failures:
+                write_shard(partial / _SHARDS / f"rank-{_rank():05d}.safetensors", fragments)
+        if not failures:
+            with self._step_of_saving() as failures:
+                if _is_writer():
+                    text = json.dumps(asdict(state), indent=1)
+                    (partial / "state.json").write_text(text)
+                    write_manifest(partial)
+                    publish_folder(partial, final, replace=True)
+                    for old in self._folders()[: -self.keep]:
+                        shutil.rmtree(old)
+        if failures and _is_writer():
+            self._sweep()
+            self.say(f"{final} could not be written: {failures[0]}")
+        return not failures
 
     def newest(self) -> tuple[Path, StageState] | None:
         """The newest whole checkpoint; damaged ones are named and passed over."""
         for folder in reversed(self._folders()):
             try:
-                verify_manifest(folder, allow_pickles=True)
+                return folder, self.read(folder)
             except CheckpointError as error:
                 self.say(f"passing over a damaged checkpoint: {error}")
-                continue
-            state = StageState(**json.loads((folder / "state.json").read_text()))
-            return folder, state
         return None
 
-    def restore(self, engine: Engine, ema: Ema | None, world_size: int) -> int:
-        """Loads the newest whole checkpoint; all ranks call it.
-
-        Returns:
-            Steps that are done, 0 without a checkpoint.
+    @staticmethod
+    def read(folder: Path) -> StageState:
+        """Where a stage stood when it wrote a checkpoint.
 
         Raises:
-            ValueError: If it was written by another number of workers.
+            CheckpointError: If a file of the checkpoint is missing or damaged.
+        """
+        verify_manifest(folder)
+        path = folder / "state.json"
+        try:
+            return StageState(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{path}: this is no readable state ({error})") from error
+
+    def restore(self, engine: Engine, ema: Ema | None) -> StageState | None:
+        """Loads the newest whole checkpoint; all ranks call it, as many as there may be now.
+
+        Returns:
+            Where the stage stands (None: at its beginning).
         """
         found = self.newest()
         if found is None:
-            return 0
+            return None
         folder, state = found
-        if state.world_size != world_size:
-            raise ValueError(
-                f"{folder}: was written by {state.world_size} workers, this run has {world_size}; "
-                f"set engine.num_workers to {state.world_size} or start a run of another name"
-            )
-        engine.load(folder / "engine")
-        if ema is not None:
-            ema.shadow.update(load_file(folder / "ema.safetensors"))
-        self.say(f"continuing stage {state.stage} after step {state.step}")
-        return state.step
+        with open_checkpoint(folder) as shards:
+            engine.load(shards, state.counters)
+            for fragment in engine.fragments() if ema is not None else ():
+                assert ema is not None
+                length = fragment.values.numel()
+                if length:
+                    part = shards.part(fragment.name, AVERAGE, fragment.start, length)
+                    ema.shadow[fragment.name].copy_(part)
+        return state
 
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
@@ -132,28 +152,51 @@ class CheckpointStore:
         for partial in self.folder.glob(f"{_PARTIAL}*"):
             shutil.rmtree(partial)
 
+    @contextmanager
+    def _step_of_saving(self) -> Iterator[list[str]]:
+        """What goes wrong in the body on any rank is known to all of them after it."""
+        failures: list[str] = []
+        try:
+            yield failures
+        except OSError as error:
+            failures.append(f"{error}")
+        if _sum_over_ranks(len(failures)) and not failures:
+            failures.append("another worker failed to write its part")
 
-def _write_weights(folder: Path, engine: Engine, ema: Ema | None) -> None:
-    weights = {
-        name: parameter.detach().float().cpu().contiguous()
-        for name, parameter in engine.stage.trained_parameters()
-    }
-    save_file(weights, folder / "trained.safetensors")
-    if ema is not None:
-        save_file({n: t.contiguous() for n, t in ema.shadow.items()}, folder / "ema.safetensors")
+
+@contextmanager
+def open_checkpoint(folder: Path) -> Iterator[ShardedState]:
+    """The tensors of a checkpoint folder."""
+    with open_shards(folder / _SHARDS) as shards:
+        yield shards
 
 
-def load_trained(folder: Path, parameters: dict[str, torch.nn.Parameter], *, average: bool) -> None:
-    """Copies a checkpoint's trained weights (or their average) into parameters of the same names.
+def _all_fragments(engine: Engine, ema: Ema | None) -> Iterator[Fragment]:
+    for fragment in engine.fragments():
+        yield fragment
+        if ema is not None:
+            yield replace(fragment, state=AVERAGE, values=ema.shadow[fragment.name])
+    yield from engine.optimizer_fragments()
 
-    Raises:
-        CheckpointError: If the names differ.
-    """
-    name = "ema.safetensors" if average else "trained.safetensors"
-    weights = load_file(folder / name)
-    if weights.keys() != parameters.keys():
-        different = sorted(weights.keys() ^ parameters.keys())
-        raise CheckpointError(f"{folder / name}: other tensors than the stage's: {different[:3]}")
-    with torch.no_grad():
-        for key, parameter in parameters.items():
-            parameter.copy_(weights[key])
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"{folder}: {free / 2**30:.1f} GiB are free, {needed / 2**30:.1f} are needed")
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _is_writer() -> bool:
+    return _rank() == 0
+
+
+def _sum_over_ranks(value: int) -> int:
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(value, device=device)
+    dist.all_reduce(total)
+    return int(total)

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nurie.config.data import ReadConfig
 from nurie.config.train import StageBase, TrainConfig
 
 if TYPE_CHECKING:
     from nurie_pipelines.train.checkpoints import CheckpointStore
+
+STOP_FILE = "stop"
+STOPPED_FILE = "stopped.txt"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,34 @@ class StageJob:
     def kind(self) -> str:
         """The stage's name."""
         return self.config.stages[self.index].kind
+
+    @property
+    def data(self) -> ReadConfig:
+        """The shards that the stage reads."""
+        return self.settings.data or self.config.data
+
+    def asked_to_stop(self) -> bool:
+        """Whether the driver wants the stage to end after the present step, with a checkpoint."""
+        return (self.folder / STOP_FILE).exists()
+
+    def ask_to_stop(self) -> None:
+        """Makes the workers end after their present step."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / STOP_FILE).touch()
+
+    def stop_for_good(self, reason: str) -> None:
+        """Called by a worker that must not be started again: the driver reports the reason."""
+        (self.folder / STOPPED_FILE).write_text(reason)
+
+    def reason_of_stop(self) -> str | None:
+        """Why the workers have stopped for good (None: they have not)."""
+        path = self.folder / STOPPED_FILE
+        return path.read_text() if path.exists() else None
+
+    def start_anew(self) -> None:
+        """Forgets what earlier starts of the stage were asked or have reported."""
+        for name in (STOP_FILE, STOPPED_FILE):
+            (self.folder / name).unlink(missing_ok=True)
 
     def checkpoints(self, say: Callable[[str], None] = print) -> CheckpointStore:
         """The stage's checkpoints."""

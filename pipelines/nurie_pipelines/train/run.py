@@ -8,30 +8,44 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGTERM
 
-import torch
 import yaml
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
-from nurie.checkpoints.manifest import publish_folder, verify_manifest, write_manifest
+from nurie.checkpoints.manifest import publish_folder, verify_manifest
 from nurie.config.train import TrainConfig
 from nurie.data.manifest import MANIFEST_NAME, read_manifest
-from nurie.inference.pipeline import ColorizationPipeline
-from nurie.models.colorizer import ColorizationModel
+from nurie.inference.folder import complete_folder
 from nurie.tracking.mlflow_tracker import MlflowTracker
 from nurie.tracking.outbox import OutboxSender
 from nurie.tracking.registry import register_model
 from nurie.tracking.tracker import RunStatus, TrackingUnavailable
 from nurie_pipelines.cluster import WORKER_ENVIRONMENT, connect
-from nurie_pipelines.train.checkpoints import load_trained
+from nurie_pipelines.train.export import copy_in_half_precision, export_checkpoint
 from nurie_pipelines.train.failures import RecordFailures
+from nurie_pipelines.train.interrupts import TrainingInterrupted, stop_at_a_step
 from nurie_pipelines.train.job import StageJob, train_stage
 from nurie_pipelines.train.progress import follow_progress
-from nurie_pipelines.train.worker import make_stage
+from nurie_pipelines.train.start import start_folder
 
 console = Console()
+
+_MAY_CHANGE = {
+    "engine",
+    "tracking",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "sample_every",
+    "stop_without_checkpoint",
+}
+"""Settings with which a run may be continued differently."""
+
+
+class TrainingStopped(ValueError):
+    """The workers have ended for a reason that starting them again would not mend."""
 
 
 def train(config: TrainConfig, from_scratch: bool = False) -> Path:
@@ -56,7 +70,7 @@ def train(config: TrainConfig, from_scratch: bool = False) -> Path:
         _log_data(tracker, config, parent)
         if not _is_whole(final):
             connect(config.engine.num_workers + 2)
-            start = config.init_from
+            start = start_folder(config)
             for index in range(len(config.stages)):
                 start = _train_stage(config, index, start, tracker, parent)
             _assemble(config, start, final)
@@ -79,8 +93,8 @@ def _claim_output(config: TrainConfig) -> None:
     if path.exists():
         before = yaml.safe_load(path.read_text())
         different = [key for key in resolved if before.get(key) != resolved[key]]
-        # How a run is watched may change while it is continued; what it computes may not.
-        different = [key for key in different if key not in ("tracking", "keep_checkpoints")]
+        # How a run is executed and watched may change; what it computes may not.
+        different = [key for key in different if key not in _MAY_CHANGE]
         if different:
             raise ValueError(
                 f"{config.output}: belongs to a run with other settings ({', '.join(different)} "
@@ -160,16 +174,41 @@ def _train_stage(
 
 
 def _fit(job: StageJob) -> None:
-    """Runs the Ray Train job of a stage."""
+    """Runs the Ray Train job of a stage.
+
+    Raises:
+        TrainingInterrupted: It was asked to end before its last step.
+        TrainingStopped: Its workers cannot go on.
+    """
+    job.start_anew()
+    with stop_at_a_step(job, console) as signals:
+        _trainer(job).fit()
+    reason = job.reason_of_stop()
+    if reason is not None:
+        raise TrainingStopped(f"{job.folder.name}: {reason}")
+    newest = job.checkpoints().newest()
+    step = 0 if newest is None else newest[1].step
+    if step < job.settings.steps:
+        message = f"stage {job.kind} stopped after step {step}; the same command continues"
+        raise TrainingInterrupted(message, 128 + (signals[0] if signals else SIGTERM))
+
+
+def _trainer(job: StageJob) -> TorchTrainer:
     engine = job.config.engine
     environment = dict(WORKER_ENVIRONMENT)
     if not engine.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"
-    TorchTrainer(
+    workers = engine.num_workers
+    resources = {"GPU" if engine.use_gpu else "CPU": 1.0, **engine.worker_resources}
+    return TorchTrainer(
         train_stage,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if engine.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=engine.num_workers, use_gpu=engine.use_gpu),
+        scaling_config=ScalingConfig(
+            num_workers=workers if engine.min_workers is None else (engine.min_workers, workers),
+            use_gpu=engine.use_gpu,
+            resources_per_worker=resources,
+        ),
         run_config=RunConfig(
             name=f"{job.config.name}-{job.kind}",
             storage_path=str(job.config.output / "ray"),
@@ -177,7 +216,7 @@ def _fit(job: StageJob) -> None:
             callbacks=[RecordFailures(job.folder)],
             worker_runtime_env={"env_vars": environment},
         ),
-    ).fit()
+    )
 
 
 def _export(job: StageJob, folder: Path) -> None:
@@ -185,14 +224,7 @@ def _export(job: StageJob, folder: Path) -> None:
     newest = job.checkpoints().newest()
     if newest is None or newest[1].step < job.settings.steps:
         raise ValueError(f"{job.folder}: the stage ended without its last checkpoint")
-    stage = make_stage(job, torch.device("cpu"))
-    trained = dict(stage.trained_parameters())
-    load_trained(newest[0], trained, average=bool(job.settings.ema_decay))
-    partial_folder = folder.with_name(f".partial-{folder.name}")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    stage.model.save(partial_folder)
-    write_manifest(partial_folder)
-    publish_folder(partial_folder, folder, replace=True)
+    export_checkpoint(newest[0], job.config.model, job.start_from, folder)
 
 
 def _assemble(config: TrainConfig, weights: Path | None, final: Path) -> None:
@@ -200,10 +232,7 @@ def _assemble(config: TrainConfig, weights: Path | None, final: Path) -> None:
     assert weights is not None
     partial_folder = final.with_name(f".partial-{final.name}")
     shutil.rmtree(partial_folder, ignore_errors=True)
-    model = ColorizationModel(config.model)
-    model.load(weights)
-    pipeline = ColorizationPipeline.from_model(model, config.components)
-    pipeline.save_pretrained(partial_folder, dtype=torch.float16)
-    write_manifest(partial_folder)
+    copy_in_half_precision(weights, config.model, partial_folder)
+    complete_folder(partial_folder, config.components, config.model)
     publish_folder(partial_folder, final, replace=True)
     console.print(f"model written to {final}", markup=False, soft_wrap=True)

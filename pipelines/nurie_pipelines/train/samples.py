@@ -36,7 +36,7 @@ class SampleGrid:
 
     def __init__(self, job: StageJob) -> None:
         self.job = job
-        shards = job.config.data.shards
+        shards = job.data.shards
         # A small collection has no test split.
         splits = read_manifest(shards).counts
         reader = ShardReader(shards, "test" if "test" in splits else "train")

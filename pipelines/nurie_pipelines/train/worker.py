@@ -11,20 +11,19 @@ import torch
 from diffusers import AutoencoderKL
 from ray.train import torch as ray_torch
 
-from nurie.config.train import StageBase
+from nurie.data.schedule import rank_rows
 from nurie.models.autoencoder import encode_latents
 from nurie.models.colorizer import ColorizationModel
 from nurie.tracking.outbox import METRICS_FILE, MetricOutbox
-from nurie.training.batch import TrainBatch, make_batch
-from nurie.training.draws import step_generator
-from nurie.training.ema import Ema
+from nurie.training.batch import make_batch
 from nurie.training.learning_rate import learning_rate
-from nurie.training.stages import LossOutput, TrainingStage, build_stage
+from nurie.training.stages import TrainingStage, build_stage
 from nurie_pipelines.data.ingest import training_dataset
-from nurie_pipelines.train.checkpoints import StageState
-from nurie_pipelines.train.engine import Engine, build_engine
+from nurie_pipelines.train.engines import Engine, build_engine
 from nurie_pipelines.train.job import StageJob
 from nurie_pipelines.train.samples import SampleGrid
+from nurie_pipelines.train.standing import StageProgress
+from nurie_pipelines.train.step import MicroBatch, StepResult, StepTaker, Workers
 
 
 def make_stage(job: StageJob, device: torch.device) -> TrainingStage:
@@ -32,53 +31,50 @@ def make_stage(job: StageJob, device: torch.device) -> TrainingStage:
     torch.manual_seed(job.config.seed)
     model = ColorizationModel(job.config.model)
     if job.start_from is not None:
-        model.load(job.start_from)
+        model.load(job.start_from, adapters=[name for name in [job.settings.adapter] if name])
     vae = AutoencoderKL.from_pretrained(job.config.components / "vae", torch_dtype=torch.float32)
     vae = vae.to(device).requires_grad_(False)
-    stage = build_stage(model, job.settings, lambda pixels: encode_latents(vae, pixels))
-    return stage.to(device)
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        # The autoencoder of SDXL overflows in half precision.
+        with torch.autocast(pixels.device.type, enabled=False):
+            return encode_latents(vae, pixels)
+
+    return build_stage(model, job.settings, encode).to(device)
 
 
 def run_stage(job: StageJob) -> None:
     """Train one stage in this worker, together with the others of its group."""
     config, settings = job.config, job.settings
     context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    workers = Workers(context.get_world_rank(), context.get_world_size())
     if not config.engine.use_gpu:
         torch.set_num_threads(1)
     stage = make_stage(job, ray_torch.get_device())
-    engine = build_engine(stage, config.engine)
-    ema = None
-    if settings.ema_decay:
-        with engine.full_parameters():
-            ema = Ema(stage.trained_parameters(), settings.ema_decay)
-    store = job.checkpoints()
-    done = store.restore(engine, ema, world)
-    batches = _batches(job, done, rank, world)
-    log = _StepLog(job, world) if rank == 0 else None
+    engine = build_engine(stage, config.engine, workers.world)
+    progress = StageProgress(job, engine, workers)
+    done = progress.restore()
+    batches = _batches(job, done, workers)
+    taker = StepTaker(engine, batches, job, progress.guard, workers)
+    log = _StepLog(job) if workers.rank == 0 else None
     for step in range(done, settings.steps):
         rate = learning_rate(settings.optimizer, step, settings.steps)
         engine.set_learning_rate(rate)
-        out = _step(
-            engine, batches, settings, step_generator(config.seed, job.kind, step, rank), step
-        )
-        if ema is not None:
-            with engine.full_parameters():
-                ema.update(stage.trained_parameters(), step)
+        result = taker.take(step, stop=job.asked_to_stop())
         finished = step + 1
+        going_on = progress.after_step(finished, result)
         if log is not None:
-            log.record(finished, out, engine, rate)
-        last = finished == settings.steps
-        if last or finished % config.checkpoint_every == 0:
-            store.save(StageState(job.kind, finished, world), engine, ema)
-        if last or finished % config.sample_every == 0:
+            log.record(finished, result, engine, rate)
+        if finished % config.sample_every == 0 or finished == settings.steps:
             with engine.full_model():
-                if rank == 0:
+                if workers.rank == 0:
                     SampleGrid(job).draw(stage.model, finished)
-    ray.train.report({"step": settings.steps})
+        if not going_on:
+            break
+    ray.train.report({"step": progress.step})
 
 
-def _batches(job: StageJob, done: int, rank: int, world: int) -> Iterator[TrainBatch]:
+def _batches(job: StageJob, done: int, workers: Workers) -> Iterator[MicroBatch]:
     """This rank's micro-batches, from the first that is not trained on yet."""
     config, settings = job.config, job.settings
     micro_batches = settings.gradient_accumulation_steps
@@ -86,7 +82,7 @@ def _batches(job: StageJob, done: int, rank: int, world: int) -> Iterator[TrainB
     if done == settings.steps:
         return
     dataset = training_dataset(
-        config.data,
+        job.data,
         config.model,
         config.components,
         settings,
@@ -94,19 +90,21 @@ def _batches(job: StageJob, done: int, rank: int, world: int) -> Iterator[TrainB
         (settings.steps - done) * micro_batches,
         done * micro_batches,
         config.seed,
-        rank=rank,
-        num_workers=world,
+        rank=workers.rank,
+        num_workers=workers.world,
     )
     # A split of one moves Ray Data's scheduling loop into a process of its own; inside the worker
     # it would fight with the training thread for the interpreter lock (measured: 4x slower steps).
     (rows,) = dataset.streaming_split(1, equal=False)
     device = ray_torch.get_device()
     for columns in rows.iter_batches(
-        batch_size=global_batch // world,
-        prefetch_batches=config.data.prefetch_batches,
+        batch_size=len(rank_rows(global_batch, workers.rank, workers.world)),
+        prefetch_batches=job.data.prefetch_batches,
         batch_format="numpy",
     ):
-        yield make_batch(as_tensors(columns, device), config.model.unet.added_embedding_dim)
+        tensors = as_tensors(columns, device)
+        batch = make_batch(tensors, config.model.unet.added_embedding_dim)
+        yield MicroBatch(batch, [str(name) for name in columns["sample_id"]])
 
 
 def as_tensors(columns: dict[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
@@ -125,36 +123,24 @@ def as_tensors(columns: dict[str, np.ndarray], device: torch.device) -> dict[str
     }
 
 
-def _step(
-    engine: Engine,
-    batches: Iterator[TrainBatch],
-    settings: StageBase,
-    generator: torch.Generator,
-    step: int,
-) -> LossOutput:
-    """One optimizer step; returns the last micro-batch's losses."""
-    for _ in range(settings.gradient_accumulation_steps):
-        out = engine.micro_step(next(batches), step, generator)
-    return out
-
-
 class _StepLog:
     """Rank 0's metrics, appended to the stage's outbox."""
 
-    def __init__(self, job: StageJob, world: int) -> None:
+    def __init__(self, job: StageJob) -> None:
         self.outbox = MetricOutbox(job.folder / METRICS_FILE)
         self.every = job.config.tracking.log_every
         self.samples = job.settings.batch_size
         self.total = job.settings.steps
         self.since, self.since_step = time.monotonic(), -1
         self.sums: dict[str, float] = {}
-        self.count = 0
+        self.count = self.skipped = 0
 
-    def record(self, step: int, out: LossOutput, engine: Engine, rate: float) -> None:
+    def record(self, step: int, result: StepResult, engine: Engine, rate: float) -> None:
         """Adds a step's losses; every few steps their means are written."""
-        for name, value in out.parts.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        for name, value in result.parts.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
+        self.skipped += not result.taken
         if self.since_step < 0:
             self.since_step = step - 1
         if step % self.every and step != self.total:
@@ -166,6 +152,8 @@ class _StepLog:
             "grad_norm": engine.grad_norm(),
             "learning_rate": rate,
             "samples_per_second": rate_per_second,
+            "skipped_steps": self.skipped,
         }
         self.outbox.append(step, metrics)
-        self.since, self.since_step, self.sums, self.count = now, step, {}, 0
+        self.since, self.since_step, self.sums = now, step, {}
+        self.count = self.skipped = 0

@@ -109,7 +109,7 @@ def convert_released(
         }
         for name, part in parts.items():
             read = _reader(weights, names[name])
-            _write_part(part, output / name, read, dtype)
+            write_part(part, output / name, read, dtype)
     return {**reports, "other": other}
 
 
@@ -153,7 +153,7 @@ def start_from_sdxl(
         def read(name: str, shape: tuple[int, ...]) -> torch.Tensor:
             return own(name, shape) if name in fresh else stored(name, shape)
 
-        _write_part(unet, output / "unet", read, dtype)
+        write_part(unet, output / "unet", read, dtype)
     for name in BACKBONE[1:]:
         part = build[name]()
         reports[name] = PartReport(fresh=list(part.state_dict()))
@@ -236,7 +236,15 @@ def _initialiser(unet: nn.Module) -> Read:
     return make
 
 
-def _write_part(part: ModelMixin, folder: Path, read: Read, dtype: torch.dtype) -> None:
+def write_part(part: ModelMixin, folder: Path, read: Read, dtype: torch.dtype) -> None:
+    """Write a component's folder, no more than one tensor in memory.
+
+    Args:
+        part: The component, with or without memory for its weights.
+        folder: Target.
+        read: Gives a tensor by name and shape.
+        dtype: Precision of the file.
+    """
     shapes = {name: tuple(value.shape) for name, value in part.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
 

@@ -19,7 +19,8 @@ AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().abs
 
 
 def _absolute(location: str) -> str:
-    return location if "://" in location else str(Path(location).expanduser().absolute())
+    remote = "://" in location or location.startswith("models:/")
+    return location if remote else str(Path(location).expanduser().absolute())
 
 
 Location = Annotated[str, AfterValidator(_absolute)]

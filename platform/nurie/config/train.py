@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nurie.config.base import AbsolutePath, ConfigModel
+from nurie.config.base import AbsolutePath, ConfigModel, Location
 from nurie.config.data import ReadConfig
 from nurie.config.model import ModelConfig
 
@@ -14,8 +14,9 @@ from nurie.config.model import ModelConfig
 class OptimizerConfig(ConfigModel):
     """The optimizer and its schedule."""
 
-    kind: Literal["adamw", "muon"] = "adamw"
-    """AdamW, or Muon for hidden weight matrices with AdamW for all other parameters."""
+    kind: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
+    """AdamW; AdamW with state in 8 bits (GPU, package ``bitsandbytes``); or Muon for hidden weight
+    matrices with AdamW for all other parameters."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate of AdamW."""
     muon_learning_rate: float = Field(default=0.02, gt=0)
@@ -61,6 +62,11 @@ class TimestepConfig(ConfigModel):
 class StageBase(ConfigModel):
     """What all stages have."""
 
+    adapter: ClassVar[str | None] = None
+    """The adapter that takes part in the stage; the model's others are left aside."""
+    data: ReadConfig | None = None
+    """The stage's own shards and how they are read (None: the run's)."""
+
     steps: int = Field(ge=1)
     """Optimizer steps."""
     batch_size: int = Field(default=16, ge=1)
@@ -83,17 +89,47 @@ class StageBase(ConfigModel):
     """Min-SNR weighting (None: off)."""
 
 
-class BackboneStage(StageBase):
+class DualBranchStage(StageBase):
+    """What the stages of the backbone have: both branches and the Gram loss."""
+
+    gram: GramConfig = GramConfig()
+    """Gram regularization loss."""
+
+
+class BackboneStage(DualBranchStage):
     """Stage 1: both branches, the Gram loss, all of the U-Net."""
 
     kind: Literal["backbone"] = "backbone"
     """Kind of the stage."""
-    gram: GramConfig = GramConfig()
+
+
+class RefineStage(DualBranchStage):
+    """A short continuation of stage 1, with the Gram loss from its first step."""
+
+    kind: Literal["refine"] = "refine"
+    """Kind of the stage."""
+    gram: GramConfig = GramConfig(start_fraction=0)
+    """Gram regularization loss."""
+
+
+class FinetuneStage(DualBranchStage):
+    """Stage 1 on one's own pictures: a LoRA on a frozen U-Net, merged into its weights at the end.
+
+    It learns a style from few pictures and forgets little of what the model knows.
+    """
+
+    kind: Literal["finetune"] = "finetune"
+    """Kind of the stage."""
+    rank: int = Field(default=16, ge=1)
+    """Rank of the LoRA on all attention layers."""
+    gram: GramConfig = GramConfig(start_fraction=0)
     """Gram regularization loss."""
 
 
 class ForegroundStage(StageBase):
     """Stage 2: the foreground encoder and its injection; the backbone is frozen."""
+
+    adapter: ClassVar[str | None] = "foreground_adapter"
 
     kind: Literal["foreground"] = "foreground"
     """Kind of the stage."""
@@ -101,6 +137,8 @@ class ForegroundStage(StageBase):
 
 class BackgroundStage(StageBase):
     """Stage 3: the background encoder and LoRA on cross-attention; the backbone is frozen."""
+
+    adapter: ClassVar[str | None] = "background_encoder"
 
     kind: Literal["background"] = "background"
     """Kind of the stage."""
@@ -112,7 +150,10 @@ class BackgroundStage(StageBase):
     """Probability of a dilated, boxed or partly erased reference mask."""
 
 
-Stage = Annotated[BackboneStage | ForegroundStage | BackgroundStage, Field(discriminator="kind")]
+Stage = Annotated[
+    BackboneStage | RefineStage | FinetuneStage | ForegroundStage | BackgroundStage,
+    Field(discriminator="kind"),
+]
 
 
 class EngineConfig(ConfigModel):
@@ -120,16 +161,65 @@ class EngineConfig(ConfigModel):
 
     kind: Literal["deepspeed", "torch"] = "deepspeed"
     """DeepSpeed ZeRO, or plain torch data parallelism."""
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    """ZeRO stage (DeepSpeed only)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the step."""
+    zero_stage: Literal[1, 2, 3] = 2
+    """What ZeRO divides among the workers: optimizer state (1), gradients too (2), parameters too
+    (3). DeepSpeed only."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the step; weights are updated in fp32 always. fp16 scales the loss and needs a
+    GPU."""
+    offload_optimizer: bool = False
+    """Keep ZeRO's optimizer state in the memory of the host."""
+    offload_parameters: bool = False
+    """Keep parameters there too (ZeRO 3)."""
+    gradient_checkpointing: bool = False
+    """Compute every block a second time in the backward pass instead of keeping what it needs."""
+    compile: bool = False
+    """Compile the residual and feed-forward blocks with torch.compile; a CPU needs a C++ compiler
+    for that."""
+    channels_last: bool = False
+    """Keep pictures and latents in channels-last order, which convolutions on GPUs prefer."""
     num_workers: int = Field(default=2, ge=1)
     """Ray Train workers."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Fewest workers that the run goes on with when nodes are lost (None: all of them)."""
+    worker_resources: dict[str, float] = Field(default={})
+    """Further Ray resources of every worker, as ``{CPU: 4}`` or ``{trainer: 1}`` for a label that
+    only some nodes offer."""
     use_gpu: bool = False
     """One GPU per worker instead of one CPU."""
     max_failures: int = Field(default=3, ge=0)
     """Automatic restarts after a dead worker."""
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        if (self.offload_optimizer or self.offload_parameters) and self.kind != "deepspeed":
+            raise ValueError("offload_optimizer, offload_parameters: need kind deepspeed")
+        if self.offload_parameters and self.zero_stage != 3:
+            raise ValueError(
+                f"offload_parameters: needs zero_stage 3, got {self.zero_stage}; parameters are "
+                "whole on every worker before that"
+            )
+        if self.precision == "fp16" and not self.use_gpu:
+            raise ValueError("precision fp16: needs use_gpu; on a CPU take fp32 or bf16")
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers {self.min_workers} must be at most num_workers {self.num_workers}"
+            )
+        return self
+
+
+class GuardConfig(ConfigModel):
+    """What happens to a step whose loss is not finite or far above the usual."""
+
+    max_loss_ratio: float = Field(default=10.0, gt=1)
+    """A loss this many times the median of the last steps is a spike: the step is skipped."""
+    window: int = Field(default=50, ge=2)
+    """Steps that the median is taken over; before that many, only losses that are not finite are
+    skipped."""
+    roll_back_after: int = Field(default=3, ge=1)
+    """Skipped steps in a row after which the newest checkpoint's weights are taken."""
+    max_skipped_steps: int = Field(default=20, ge=0)
+    """Skipped steps of a stage after which it stops and names the samples."""
 
 
 class TrackingConfig(ConfigModel):
@@ -156,8 +246,10 @@ class TrainConfig(ConfigModel):
     """Name of the run; the same name continues it."""
     model: ModelConfig
     """The model preset."""
-    init_from: AbsolutePath | None = None
-    """Model folder to start from (None: fresh weights for U-Net, sketch encoder and adapters)."""
+    init_from: Location | None = None
+    """What to start from: a model folder, a checkpoint (``.../checkpoints/step-000200``) or a
+    registered model (``models:/nurie@champion``). None: fresh weights for U-Net, sketch encoder and
+    adapters."""
     components: AbsolutePath
     """Model folder whose frozen parts are used: vae, image_encoder, tagger."""
     data: ReadConfig
@@ -166,6 +258,8 @@ class TrainConfig(ConfigModel):
     """The chain, run in this order."""
     engine: EngineConfig = EngineConfig()
     """What executes a step."""
+    guard: GuardConfig = GuardConfig()
+    """What happens to bad steps."""
     tracking: TrackingConfig = TrackingConfig()
     """MLflow."""
     output: AbsolutePath
@@ -174,6 +268,9 @@ class TrainConfig(ConfigModel):
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints kept per stage."""
+    stop_without_checkpoint: bool = False
+    """Stop when a checkpoint cannot be written, on a full disk say (otherwise the run goes on and
+    tries again at the next one; the last one of a stage must be written)."""
     sample_every: int = Field(default=500, ge=1)
     """Steps between sample grids."""
     seed: int = Field(default=0, ge=0)
@@ -181,20 +278,44 @@ class TrainConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _stages_in_order(self) -> Self:
-        order = ["backbone", "foreground", "background"]
+        order = ["backbone", "refine", "finetune", "foreground", "background"]
         kinds = [order.index(stage.kind) for stage in self.stages]
         if kinds != sorted(set(kinds)):
             names = ", ".join(stage.kind for stage in self.stages)
             raise ValueError(f"stages: got {names}; each at most once, in the order {order}")
+        if self.init_from is None and self.stages[0].kind != "backbone":
+            raise ValueError(
+                f"stages: {self.stages[0].kind} needs a trained backbone; name a model in "
+                "init_from, or begin with a stage of kind backbone"
+            )
+        for stage in self.stages:
+            self._check_optimizer(stage)
         workers = self.engine.num_workers
         for stage in self.stages:
-            if stage.batch_size % (workers * stage.gradient_accumulation_steps):
+            micro, rest = divmod(stage.batch_size, stage.gradient_accumulation_steps)
+            if rest or micro < workers:
                 raise ValueError(
                     f"stages.{stage.kind}.batch_size {stage.batch_size} must be a multiple of "
-                    f"num_workers x gradient_accumulation_steps = "
-                    f"{workers * stage.gradient_accumulation_steps}"
+                    f"gradient_accumulation_steps {stage.gradient_accumulation_steps} that leaves "
+                    f"each of {workers} workers a sample at a time"
                 )
         return self
+
+    def _check_optimizer(self, stage: StageBase) -> None:
+        kind, engine = stage.optimizer.kind, self.engine
+        if kind == "adamw_8bit" and not engine.use_gpu:
+            raise ValueError("optimizer.kind adamw_8bit: needs engine.use_gpu")
+        if kind == "adamw_8bit" and engine.kind == "deepspeed":
+            raise ValueError(
+                "optimizer.kind adamw_8bit: needs engine.kind torch, since ZeRO divides the "
+                "optimizer's state among the workers already"
+            )
+        if kind == "muon" and engine.kind == "deepspeed" and engine.zero_stage == 3:
+            raise ValueError(
+                "optimizer.kind muon: needs engine.zero_stage 1 or 2, since it takes whole matrices"
+            )
+        if kind == "muon" and engine.offload_optimizer:
+            raise ValueError("optimizer.kind muon: does not go with engine.offload_optimizer")
 
 
 class VaeTrainConfig(ConfigModel):

@@ -12,6 +12,11 @@ BATCHES_PER_CYCLE = 1000
 """Batches after which every bucket has had its share exactly."""
 
 
+def rank_rows(batch_size: int, rank: int, num_workers: int) -> range:
+    """Places of a worker's samples within a batch; shares differ by one at most."""
+    return range(rank * batch_size // num_workers, (rank + 1) * batch_size // num_workers)
+
+
 class SampleSchedule:
     """One seeded permutation of all samples per epoch, open-ended and random access.
 

@@ -6,13 +6,16 @@ in diffusers' order. Blocks are numbered from 1 in network order (down, middle, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from nurie.models.attention import (
     attend,
@@ -129,22 +132,46 @@ def _cross_attention(
 
 
 def transformer_block(
-    block: BasicTransformerBlock, hidden_states: torch.Tensor, walk: Walk, grid: tuple[int, int]
+    block: BasicTransformerBlock,
+    hidden_states: torch.Tensor,
+    walk: Walk,
+    grid: tuple[int, int],
+    recompute: bool = False,
 ) -> torch.Tensor:
-    """One transformer block on tokens ``B x N x C``: both attentions and the feed-forward."""
+    """One transformer block on tokens ``B x N x C``: both attentions and the feed-forward.
+
+    Args:
+        block: The block.
+        hidden_states: Its input.
+        walk: State of the call.
+        grid: Height and width of the map of tokens.
+        recompute: Compute the block again in the backward pass instead of keeping what it needs.
+    """
     walk.block += 1
-    normed = block.norm1(hidden_states)
-    if walk.bank is not None and walk.up_block is not None:
-        walk.bank.append(normed)
-    hidden_states = hidden_states + _self_attention(block, normed, walk, grid)
-    if block.attn2 is not None:
-        hidden_states = match_rows(hidden_states, walk.rows)
-        normed = block.norm2(hidden_states)
-        hidden_states = hidden_states + _cross_attention(block, normed, walk, grid)
-    hidden_states = hidden_states + block.ff(block.norm3(hidden_states))
+    # By the time a block is computed again, the walk has gone on.
+    here = copy(walk) if recompute else walk
+
+    def outputs(hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        own = block.norm1(hidden_states)
+        hidden_states = hidden_states + _self_attention(block, own, here, grid)
+        if block.attn2 is not None:
+            hidden_states = match_rows(hidden_states, here.rows)
+            normed = block.norm2(hidden_states)
+            hidden_states = hidden_states + _cross_attention(block, normed, here, grid)
+        return hidden_states + block.ff(block.norm3(hidden_states)), own
+
+    hidden_states, normed = _run(outputs, hidden_states, recompute=recompute)
     if walk.up_block is not None:
+        if walk.bank is not None:
+            walk.bank.append(normed)
         walk.up_block += 1
     return walk.finish_block(hidden_states)
+
+
+def _run(function: Callable[..., Any], *inputs: torch.Tensor, recompute: bool) -> Any:
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(function, *inputs, use_reentrant=False)
+    return function(*inputs)
 
 
 def transformer(module: Transformer2DModel, x: torch.Tensor, walk: Walk) -> torch.Tensor:
@@ -153,7 +180,9 @@ def transformer(module: Transformer2DModel, x: torch.Tensor, walk: Walk) -> torc
     tokens = module.norm(x).flatten(2).transpose(1, 2)
     tokens = module.proj_in(tokens)
     for block in module.transformer_blocks:
-        tokens = transformer_block(block, tokens, walk, (height, width))
+        tokens = transformer_block(
+            block, tokens, walk, (height, width), module.gradient_checkpointing
+        )
     tokens = module.proj_out(tokens)
     out = tokens.transpose(1, 2).reshape(tokens.shape[0], channels, height, width)
     return out + match_rows(x, out.shape[0])
@@ -165,8 +194,9 @@ def _layer(
     x: torch.Tensor,
     emb: torch.Tensor,
     walk: Walk,
+    recompute: bool,
 ) -> torch.Tensor:
-    x = resnet(x, match_rows(emb, x.shape[0]))
+    x = _run(resnet, x, match_rows(emb, x.shape[0]), recompute=recompute)
     return x if attention is None else transformer(attention, x, walk)
 
 
@@ -199,7 +229,7 @@ def down_path(
     skips = [x]
     for level, block in enumerate(blocks):
         for resnet, attention in zip(block.resnets, _attentions(block), strict=True):
-            x = _layer(resnet, attention, x, emb, walk)
+            x = _layer(resnet, attention, x, emb, walk, block.gradient_checkpointing)
             skips.append(x)
         if block.downsamplers is not None:
             x = block.downsamplers[0](x)
@@ -217,10 +247,11 @@ def _add_sketch(x: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
 
 def middle_path(block: nn.Module, x: torch.Tensor, emb: torch.Tensor, walk: Walk) -> torch.Tensor:
     """The middle block: residual, transformer, residual."""
-    x = block.resnets[0](x, match_rows(emb, x.shape[0]))
+    recompute = block.gradient_checkpointing
+    x = _layer(block.resnets[0], None, x, emb, walk, recompute)
     for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
         x = transformer(attention, x, walk)
-        x = resnet(x, match_rows(emb, x.shape[0]))
+        x = _layer(resnet, None, x, emb, walk, recompute)
     return x
 
 
@@ -237,7 +268,8 @@ def up_path(
     for block in blocks:
         for resnet, attention in zip(block.resnets, _attentions(block), strict=True):
             skip = match_rows(remaining.pop(), x.shape[0])
-            x = _layer(resnet, attention, torch.cat([x, skip], dim=1), emb, walk)
+            both = torch.cat([x, skip], dim=1)
+            x = _layer(resnet, attention, both, emb, walk, block.gradient_checkpointing)
         if block.upsamplers is not None:
             size = remaining[-1].shape[-2:]
             x = block.upsamplers[0](x, tuple(size))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,17 +20,24 @@ from nurie.models.unet import ColorizationUNet
 
 LORA_NAME = "background"
 """Name of the background stage's LoRA on the U-Net (peft)."""
+ADAPTERS = ("foreground_adapter", "background_encoder")
+"""Folders of the adapters in a model folder."""
 LORA_FOLDER = "background_lora"
 """Folder of that LoRA in a model folder."""
 
 
-def add_lora(unet: ColorizationUNet, rank: int) -> None:
-    """Adds a fresh LoRA to the queries, keys and values of the U-Net's cross-attention."""
+BACKGROUND_TARGETS = ("attn2.to_q", "attn2.to_k", "attn2.to_v")
+"""Layers that the background LoRA changes: queries, keys and values of cross-attention."""
+ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+"""All layers of both attentions."""
+
+
+def add_lora(unet: ColorizationUNet, rank: int, name: str, targets: Sequence[str]) -> None:
+    """Adds a fresh LoRA to the layers whose names end so; what it adds is scaled by 1."""
     from peft import LoraConfig
 
-    targets = ["attn2.to_q", "attn2.to_k", "attn2.to_v"]
     unet.add_adapter(
-        LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), adapter_name=LORA_NAME
+        LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), adapter_name=name
     )
 
 
@@ -79,7 +86,7 @@ class ColorizationModel(nn.Module):
         if self.background_encoder is None:
             self.background_encoder = BackgroundEncoder.build(self.config)
             _copy_common(self.unet, self.background_encoder)
-            add_lora(self.unet, self.config.lora_rank)
+            add_lora(self.unet, self.config.lora_rank, LORA_NAME, BACKGROUND_TARGETS)
         return self.background_encoder
 
     def parts(self) -> dict[str, ModelMixin]:
@@ -93,23 +100,31 @@ class ColorizationModel(nn.Module):
         }
         return {name: part for name, part in named.items() if part is not None}
 
-    def load(self, folder: Path) -> None:
+    def enable_gradient_checkpointing(self) -> None:
+        """Compute every block of U-Net and adapters again in the backward pass."""
+        for module in self.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = True
+
+    def load(self, folder: Path, adapters: Collection[str] = ADAPTERS) -> None:
         """Loads every component that a model folder has, adding adapters as needed.
 
         Args:
             folder: A folder written by ``save`` or by the pipeline.
+            adapters: Adapters that are wanted; others of the folder are left out.
 
         Raises:
             ValueError: If tensors are missing, unknown or of another shape.
         """
-        if (folder / "foreground_adapter").is_dir():
+        wanted = {name for name in adapters if (folder / name).is_dir()}
+        if "foreground_adapter" in wanted:
             self.add_foreground_adapter()
-        if (folder / "background_encoder").is_dir():
+        if "background_encoder" in wanted:
             self.add_background_encoder()
         for name, part in self.parts().items():
             if (folder / name).is_dir():
                 load_part(part, folder / name)
-        if (folder / LORA_FOLDER).is_dir():
+        if "background_encoder" in wanted and (folder / LORA_FOLDER).is_dir():
             load_lora(self.unet, LORA_NAME, folder / LORA_FOLDER)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
-def _plain_name(key: str) -> str:
+def plain_name(key: str) -> str:
     """Name of a tensor in a network without LoRA."""
     return key.replace(".base_layer", "")
 
@@ -25,7 +25,7 @@ def _plain_name(key: str) -> str:
 def plain_state(module: nn.Module) -> dict[str, torch.Tensor]:
     """All tensors but the LoRA's, under the names of a network without LoRA."""
     return {
-        _plain_name(key): value for key, value in module.state_dict().items() if ".lora_" not in key
+        plain_name(key): value for key, value in module.state_dict().items() if ".lora_" not in key
     }
 
 
@@ -71,10 +71,17 @@ def save_lora(network: nn.Module, name: str, folder: Path, dtype: torch.dtype | 
     """Writes a network's LoRA in peft's format."""
     from peft import get_peft_model_state_dict
 
+    tensors = get_peft_model_state_dict(network, adapter_name=name)
+    write_lora(tensors, network.peft_config[name].r, folder, dtype)  # type: ignore[index]
+
+
+def write_lora(
+    tensors: dict[str, torch.Tensor], rank: int, folder: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Writes the tensors of a LoRA, under peft's names, and its rank."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"rank": network.peft_config[name].r}  # type: ignore[index]
-    (folder / "config.json").write_text(json.dumps(config))
-    _write(get_peft_model_state_dict(network, adapter_name=name), folder / LORA_FILE, dtype)
+    (folder / "config.json").write_text(json.dumps({"rank": rank}))
+    _write(tensors, folder / LORA_FILE, dtype)
 
 
 def load_lora(network: nn.Module, name: str, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,9 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from nurie.config.train import StageBase, TimestepConfig
 from nurie.diffusion.process import add_noise, offset_noise, velocity
+
+RowGenerators = Sequence[torch.Generator]
+"""A CPU generator for every sample of a batch: what a sample gets does not depend on the others."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,27 @@ class StepDraws:
         ]
 
 
-def step_generator(seed: int, stage: str, step: int, rank: int) -> torch.Generator:
-    """A generator that depends on nothing but these four."""
-    mixed = np.random.SeedSequence([seed, step, rank, *stage.encode()])
-    return torch.Generator().manual_seed(int(mixed.generate_state(1, np.uint64)[0] >> 1))
+def row_generators(seed: int, stage: str, step: int, rows: range) -> list[torch.Generator]:
+    """Generators that depend on nothing but these: not on the number of workers or micro-batches.
+
+    Args:
+        seed: Seed of the run.
+        stage: Kind of the stage.
+        step: Optimizer step.
+        rows: Places of the samples within the whole batch of the step.
+    """
+    mixed = (np.random.SeedSequence([seed, step, row, *stage.encode()]) for row in rows)
+    return [
+        torch.Generator().manual_seed(int(each.generate_state(1, np.uint64)[0] >> 1))
+        for each in mixed
+    ]
+
+
+def draw_rows(
+    generators: RowGenerators, draw: Callable[[torch.Generator], torch.Tensor]
+) -> torch.Tensor:
+    """One draw per sample, stacked."""
+    return torch.stack([draw(generator) for generator in generators])
 
 
 def draw_timesteps(
@@ -74,7 +95,7 @@ def draw_step(
     latents: torch.Tensor,
     alphas_cumprod: torch.Tensor,
     stage: StageBase,
-    generator: torch.Generator,
+    generators: RowGenerators,
 ) -> StepDraws:
     """Draws timesteps, noise and dropout for a batch of latents.
 
@@ -82,13 +103,14 @@ def draw_step(
         latents: ``B x C x h x w``.
         alphas_cumprod: The schedule, ``T`` values.
         stage: Settings of noise and dropout.
-        generator: A CPU generator.
+        generators: One per sample.
     """
-    batch, device = latents.shape[0], latents.device
-    timesteps = draw_timesteps(stage.timesteps, batch, len(alphas_cumprod), generator)
+    device, count = latents.device, len(alphas_cumprod)
+    one = torch.Size((1, *latents.shape[1:]))
+    timesteps = draw_rows(generators, lambda g: draw_timesteps(stage.timesteps, 1, count, g)[0])
     alphas = alphas_cumprod[timesteps].to(device)
-    noise = offset_noise(latents.shape, stage.noise_offset, generator).to(latents)
-    keep = torch.rand(5, batch, generator=generator)
+    noise = draw_rows(generators, lambda g: offset_noise(one, stage.noise_offset, g)[0]).to(latents)
+    keep = draw_rows(generators, lambda g: torch.rand(5, generator=g)).T
     return StepDraws(
         timesteps=timesteps.to(device),
         noisy_latents=add_noise(latents, noise, alphas),

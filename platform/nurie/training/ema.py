@@ -5,33 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import nn
 
-NamedParameters = Iterable[tuple[str, nn.Parameter]]
+NamedTensors = Iterable[tuple[str, torch.Tensor]]
 
 
 class Ema:
-    """Keeps a slowly moving copy of parameters, in fp32.
+    """Keeps a slowly moving copy of tensors, in fp32.
+
+    Under ZeRO these are a worker's parts of the parameters: the average is divided like them.
 
     Args:
-        parameters: Names and whole parameters.
+        tensors: Names and values, as they are at the start.
         decay: Share of the old average kept per step; early steps keep less, so that the average
             does not remember the start.
     """
 
-    def __init__(self, parameters: NamedParameters, decay: float) -> None:
+    def __init__(self, tensors: NamedTensors, decay: float) -> None:
         self.decay = decay
-        self.shadow = {name: p.detach().float().clone() for name, p in parameters}
+        self.shadow = {name: tensor.detach().float().clone() for name, tensor in tensors}
 
     @torch.no_grad()
-    def update(self, parameters: NamedParameters, step: int) -> None:
-        """Moves the average towards the parameters after a step (0-based)."""
+    def update(self, tensors: NamedTensors, step: int) -> None:
+        """Moves the average towards the values after a step (0-based)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in parameters:
-            self.shadow[name].lerp_(parameter.detach().float(), 1 - decay)
-
-    @torch.no_grad()
-    def copy_to(self, parameters: NamedParameters) -> None:
-        """Overwrites the parameters with the average."""
-        for name, parameter in parameters:
-            parameter.copy_(self.shadow[name])
+        for name, tensor in tensors:
+            self.shadow[name].lerp_(tensor.detach().float(), 1 - decay)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from nurie.config.train import BackboneStage, BackgroundStage, ForegroundStage, StageBase
+from nurie.config.train import (
+    BackgroundStage,
+    DualBranchStage,
+    FinetuneStage,
+    ForegroundStage,
+    StageBase,
+)
 from nurie.models.colorizer import ColorizationModel
 from nurie.training.stages.backbone import BackboneTraining
 from nurie.training.stages.background import BackgroundTraining
 from nurie.training.stages.base import LossOutput, TrainingStage
+from nurie.training.stages.finetune import FinetuneTraining
 from nurie.training.stages.foreground import EncodeLatents, ForegroundTraining
 
 __all__ = ["LossOutput", "TrainingStage", "build_stage"]
@@ -23,7 +30,9 @@ def build_stage(
         encode: The frozen autoencoder.
     """
     match settings:
-        case BackboneStage():
+        case FinetuneStage():
+            return FinetuneTraining(model, settings)
+        case DualBranchStage():
             return BackboneTraining(model, settings)
         case ForegroundStage():
             return ForegroundTraining(model, settings, encode)

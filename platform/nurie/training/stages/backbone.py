@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nurie.config.train import BackboneStage
+from nurie.config.train import DualBranchStage
 from nurie.models.conditioning import Conditioning
 from nurie.training.batch import TrainBatch
-from nurie.training.draws import StepDraws
+from nurie.training.draws import RowGenerators, StepDraws
 from nurie.training.gram import gram_loss, gram_weight
 from nurie.training.stages.base import LossOutput, TrainingStage
 
@@ -17,14 +17,14 @@ from nurie.training.stages.base import LossOutput, TrainingStage
 class BackboneTraining(TrainingStage):
     """Trains U-Net, sketch encoder and reference projection."""
 
-    settings: BackboneStage
+    settings: DualBranchStage
 
     def trained_modules(self) -> list[nn.Module]:
         """The whole backbone."""
         return [self.model.unet, self.model.sketch_encoder, self.model.reference_projection]
 
     def loss(
-        self, batch: TrainBatch, draws: StepDraws, step: int, generator: torch.Generator
+        self, batch: TrainBatch, draws: StepDraws, step: int, generators: RowGenerators
     ) -> LossOutput:
         """Diffusion loss of the aligned branch plus the weighted Gram loss of the other.
 

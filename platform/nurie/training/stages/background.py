@@ -11,7 +11,7 @@ from nurie.models.background_encoder import background_input
 from nurie.models.colorizer import ColorizationModel
 from nurie.models.conditioning import BackgroundConditioning, Conditioning, RegionMask
 from nurie.training.batch import TrainBatch
-from nurie.training.draws import StepDraws
+from nurie.training.draws import RowGenerators, StepDraws
 from nurie.training.stages.base import LossOutput, TrainingStage
 from nurie.training.stages.foreground import EncodeLatents, random_threshold
 
@@ -39,14 +39,14 @@ class BackgroundTraining(TrainingStage):
         """The encoder and the LoRA's matrices."""
         return [*self._encoder, *self._lora]
 
-    def clean_latents(self, batch: TrainBatch, generator: torch.Generator) -> torch.Tensor:
+    def clean_latents(self, batch: TrainBatch) -> torch.Tensor:
         """Latents of the picture, which bleaching may have changed."""
         assert batch.image is not None
         with torch.no_grad():
             return self.encode(batch.image)
 
     def loss(
-        self, batch: TrainBatch, draws: StepDraws, step: int, generator: torch.Generator
+        self, batch: TrainBatch, draws: StepDraws, step: int, generators: RowGenerators
     ) -> LossOutput:
         """Diffusion loss; background queries of the up path see the reference's tokens instead."""
         encoder, backbone = self.model.background_encoder, self.model
@@ -59,7 +59,7 @@ class BackgroundTraining(TrainingStage):
         crops = torch.tensor([FULL_CROP] * batch.size, device=latents.device)
         crop = embed_scalars(crops, encoder.config.added_embedding_dim)
         bank = encoder(background_input(latents, batch.foreground_mask, batch.reference_mask), crop)
-        threshold = random_threshold(batch.size, generator).to(latents.device)
+        threshold = random_threshold(generators).to(latents.device)
         conditioning = Conditioning(
             batch.added_cond,
             sketch,

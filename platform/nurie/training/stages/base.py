@@ -13,7 +13,7 @@ from nurie.config.train import StageBase
 from nurie.diffusion.process import alphas_cumprod, min_snr_weight
 from nurie.models.colorizer import ColorizationModel
 from nurie.training.batch import TrainBatch
-from nurie.training.draws import StepDraws, draw_step
+from nurie.training.draws import RowGenerators, StepDraws, draw_step
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,10 @@ class TrainingStage(nn.Module, ABC):
         super().__init__()
         self.model = model
         self.settings = settings
-        schedule = alphas_cumprod(model.config.diffusion).float()
-        self.register_buffer("alphas_cumprod", schedule, persistent=False)
+        # No buffer: an engine of half precision would round it.
+        self.alphas_cumprod = alphas_cumprod(model.config.diffusion).float()
+        self.autocast_dtype: torch.dtype | None = None
+        self.memory_format = torch.contiguous_format
         model.requires_grad_(False)
         for part in self.trained_modules():
             part.requires_grad_(True)
@@ -53,24 +55,25 @@ class TrainingStage(nn.Module, ABC):
 
     @abstractmethod
     def loss(
-        self, batch: TrainBatch, draws: StepDraws, step: int, generator: torch.Generator
+        self, batch: TrainBatch, draws: StepDraws, step: int, generators: RowGenerators
     ) -> LossOutput:
         """Loss of a batch; see ``forward``."""
 
-    def forward(self, batch: TrainBatch, step: int, generator: torch.Generator) -> LossOutput:
+    def forward(self, batch: TrainBatch, step: int, generators: RowGenerators) -> LossOutput:
         """Draws the step's random numbers and computes the loss.
 
         Args:
             batch: Samples.
             step: Optimizer step, for schedules.
-            generator: CPU generator of this step.
+            generators: One per sample.
         """
-        draws = draw_step(
-            self.clean_latents(batch, generator), self.alphas_cumprod, self.settings, generator
-        )
-        return self.loss(batch, draws, step, generator)
+        latents = self.clean_latents(batch).contiguous(memory_format=self.memory_format)
+        draws = draw_step(latents, self.alphas_cumprod, self.settings, generators)
+        half = self.autocast_dtype
+        with torch.autocast(latents.device.type, half, enabled=half is not None):
+            return self.loss(batch, draws, step, generators)
 
-    def clean_latents(self, batch: TrainBatch, generator: torch.Generator) -> torch.Tensor:
+    def clean_latents(self, batch: TrainBatch) -> torch.Tensor:
         """The latents to denoise; a stage that changes the picture encodes its own."""
         return batch.latents
 

@@ -11,16 +11,16 @@ from nurie.config.train import ForegroundStage
 from nurie.models.colorizer import ColorizationModel
 from nurie.models.conditioning import Conditioning, ForegroundConditioning, RegionMask
 from nurie.training.batch import TrainBatch
-from nurie.training.draws import StepDraws
+from nurie.training.draws import RowGenerators, StepDraws, draw_rows
 from nurie.training.stages.base import LossOutput, TrainingStage
 
 EncodeLatents = Callable[[torch.Tensor], torch.Tensor]
 """Pixels in [-1, 1] to normalised latents, without gradients."""
 
 
-def random_threshold(batch: int, generator: torch.Generator) -> torch.Tensor:
+def random_threshold(generators: RowGenerators) -> torch.Tensor:
     """A mask threshold in 0.01..0.99 per sample (method section 6)."""
-    return 0.01 + 0.98 * torch.rand(batch, generator=generator)
+    return 0.01 + 0.98 * draw_rows(generators, lambda g: torch.rand((), generator=g))
 
 
 class ForegroundTraining(TrainingStage):
@@ -46,7 +46,7 @@ class ForegroundTraining(TrainingStage):
         return self._adapter
 
     def loss(
-        self, batch: TrainBatch, draws: StepDraws, step: int, generator: torch.Generator
+        self, batch: TrainBatch, draws: StepDraws, step: int, generators: RowGenerators
     ) -> LossOutput:
         """Diffusion loss with the aligned reference's foreground injected inside the sketch's.
 
@@ -61,7 +61,7 @@ class ForegroundTraining(TrainingStage):
             latents = self.encode(masked)
             tokens = backbone.reference_projection(batch.image_tokens, batch.tagger_tokens)
             sketch = draws.drop_sketch(backbone.sketch_encoder(batch.sketch))
-        threshold = random_threshold(batch.size, generator).to(latents.device)
+        threshold = random_threshold(generators).to(latents.device)
         conditioning = Conditioning(
             batch.added_cond,
             sketch,

@@ -17,13 +17,19 @@ _MIN_MUON_CHANNELS = 8
 
 
 def build_optimizer(stage: TrainingStage) -> torch.optim.Optimizer:
-    """The configured optimizer over the parameters that the stage trains."""
+    """The configured optimizer over the parameters that the stage trains.
+
+    Raises:
+        ValueError: If it needs a package that is not installed.
+    """
     settings = stage.settings.optimizer
     shared = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     adamw = {**shared, "betas": settings.betas}
     if settings.kind == "muon":
         return _muon(stage, shared, adamw)
     parameters = [parameter for _, parameter in stage.trained_parameters()]
+    if settings.kind == "adamw_8bit":
+        return _adamw_8bit(parameters, adamw)
     return torch.optim.AdamW(parameters, **adamw, fused=True)
 
 
@@ -42,6 +48,19 @@ def max_grad_norm(settings: OptimizerConfig) -> float:
     Muon's updates have a norm of their own, and ZeRO would clip these instead of the gradients.
     """
     return 0.0 if settings.kind == "muon" else settings.max_grad_norm
+
+
+def _adamw_8bit(parameters: list[torch.nn.Parameter], settings: dict) -> torch.optim.Optimizer:
+    try:
+        from bitsandbytes.optim import (  # pyright: ignore[reportMissingImports] (optional)
+            AdamW8bit,
+        )
+    except ImportError as error:
+        raise ValueError(
+            "optimizer.kind adamw_8bit: the package bitsandbytes is not installed; "
+            "pip install bitsandbytes, or take kind adamw"
+        ) from error
+    return AdamW8bit(parameters, **settings)
 
 
 def uses_muon(name: str, parameter: torch.Tensor) -> bool:
