@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,7 +13,6 @@ from ray.train import torch as ray_torch
 from nurie.config.train import StageBase
 from nurie.models.autoencoder import encode_latents
 from nurie.models.colorizer import ColorizationModel
-from nurie.tracking.outbox import METRICS_FILE, MetricOutbox
 from nurie.training.batch import TrainBatch, make_batch
 from nurie.training.draws import step_generator
 from nurie.training.ema import Ema
@@ -24,7 +22,8 @@ from nurie_pipelines.data.ingest import training_dataset
 from nurie_pipelines.train.checkpoints import StageState
 from nurie_pipelines.train.engine import Engine, build_engine
 from nurie_pipelines.train.job import StageJob
-from nurie_pipelines.train.samples import SampleGrid
+from nurie_pipelines.train.metrics import StepLog
+from nurie_pipelines.train.watch import Watch
 
 
 def make_stage(job: StageJob, device: torch.device) -> TrainingStage:
@@ -54,27 +53,28 @@ def run_stage(job: StageJob) -> None:
             ema = Ema(stage.trained_parameters(), settings.ema_decay)
     store = job.checkpoints()
     done = store.restore(engine, ema, world)
-    batches = _batches(job, done, rank, world)
-    log = _StepLog(job, world) if rank == 0 else None
+    device = ray_torch.get_device()
+    log = StepLog(job, rank, device)
+    watch = Watch(job, rank, device, log)
+    if done == 0:
+        watch.look(engine, ema, 0)
+    batches = log.timed(_batches(job, done, rank, world))
     for step in range(done, settings.steps):
         rate = learning_rate(settings.optimizer, step, settings.steps)
         engine.set_learning_rate(rate)
-        out = _step(
-            engine, batches, settings, step_generator(config.seed, job.kind, step, rank), step
-        )
+        with log.step():
+            out = _step(
+                engine, batches, settings, step_generator(config.seed, job.kind, step, rank), step
+            )
         if ema is not None:
             with engine.full_parameters():
                 ema.update(stage.trained_parameters(), step)
         finished = step + 1
-        if log is not None:
-            log.record(finished, out, engine, rate)
-        last = finished == settings.steps
-        if last or finished % config.checkpoint_every == 0:
-            store.save(StageState(job.kind, finished, world), engine, ema)
-        if last or finished % config.sample_every == 0:
-            with engine.full_model():
-                if rank == 0:
-                    SampleGrid(job).draw(stage.model, finished)
+        log.record(finished, out, engine, rate)
+        if finished == settings.steps or finished % config.checkpoint_every == 0:
+            with log.checkpoint(finished):
+                store.save(StageState(job.kind, finished, world), engine, ema)
+        watch.look(engine, ema, finished)
     ray.train.report({"step": settings.steps})
 
 
@@ -136,36 +136,3 @@ def _step(
     for _ in range(settings.gradient_accumulation_steps):
         out = engine.micro_step(next(batches), step, generator)
     return out
-
-
-class _StepLog:
-    """Rank 0's metrics, appended to the stage's outbox."""
-
-    def __init__(self, job: StageJob, world: int) -> None:
-        self.outbox = MetricOutbox(job.folder / METRICS_FILE)
-        self.every = job.config.tracking.log_every
-        self.samples = job.settings.batch_size
-        self.total = job.settings.steps
-        self.since, self.since_step = time.monotonic(), -1
-        self.sums: dict[str, float] = {}
-        self.count = 0
-
-    def record(self, step: int, out: LossOutput, engine: Engine, rate: float) -> None:
-        """Adds a step's losses; every few steps their means are written."""
-        for name, value in out.parts.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        self.count += 1
-        if self.since_step < 0:
-            self.since_step = step - 1
-        if step % self.every and step != self.total:
-            return
-        now = time.monotonic()
-        rate_per_second = (step - self.since_step) * self.samples / max(now - self.since, 1e-9)
-        metrics = {name: total / self.count for name, total in self.sums.items()}
-        metrics |= {
-            "grad_norm": engine.grad_norm(),
-            "learning_rate": rate,
-            "samples_per_second": rate_per_second,
-        }
-        self.outbox.append(step, metrics)
-        self.since, self.since_step, self.sums, self.count = now, step, {}, 0
