@@ -124,6 +124,8 @@ def test_a_run_says_what_it_was_made_from(tmp_path: Path, store: str) -> None:
     for run in (parent, child):
         assert run.data.tags["nurie.config_sha256"] == records.origin.config_sha256
         assert run.data.tags["nurie.lock_sha256"] == records.origin.lock_sha256
+        assert run.data.tags["nurie.data_sha256"] == digest
+        assert "nurie.starts_from" not in run.data.tags
         (data,) = run.inputs.dataset_inputs
         assert (data.dataset.name, data.dataset.digest) == ("pictures", digest[:36])
     assert child.data.tags["nurie.stage"] == "backbone"

@@ -17,7 +17,8 @@ from typing import Any
 
 from rich.console import Console
 
-from nurie.checkpoints.manifest import write_atomically
+from nurie.checkpoints.manifest import MANIFEST_NAME as MODEL_MANIFEST
+from nurie.checkpoints.manifest import manifest_digest, write_atomically
 from nurie.config.train import TrainConfig
 from nurie.data.manifest import MANIFEST_NAME, file_sha256, read_manifest
 from nurie.tracking.dashboard import STAGE_TAG
@@ -50,6 +51,14 @@ class RunRecords:
         self.tracker = MlflowTracker(config.tracking.uri, config.tracking.experiment)
         self.origin = write_origin(config.output)
         self.data = _data_version(config)
+        self._digests = _tags(
+            {
+                "config_sha256": self.origin.config_sha256,
+                "lock_sha256": self.origin.lock_sha256,
+                "data_sha256": self.data.digest,
+                "starts_from": _digest_of_model(config.init_from),
+            }
+        )
         self._path = config.output / RUNS_FILE
         self._known: dict[str, Any] = {"closed": []}
         if self._path.exists():
@@ -59,6 +68,11 @@ class RunRecords:
     def parent(self) -> str:
         """Id of the parent run."""
         return self._known[_PARENT]
+
+    def lineage(self) -> dict[str, str]:
+        """Commit and digests of what the run's model is made from, for the registry."""
+        source = {"commit": self.origin.commit, "dirty": self.origin.dirty}
+        return _tags(source) | self._digests
 
     @contextmanager
     def run(self) -> Iterator[None]:
@@ -125,15 +139,11 @@ class RunRecords:
         tags: dict[str, str] | None = None,
         started: int | None = None,
     ) -> str:
-        origin = {
-            "nurie.config_sha256": self.origin.config_sha256,
-            "nurie.lock_sha256": self.origin.lock_sha256,
-        }
         run_id = self.tracker.start_run(
             name,
             parent_run_id=None if key == _PARENT else self.parent,
             run_id=self._known.get(key),
-            tags=origin | (tags or {}),
+            tags=self._digests | (tags or {}),
             start_time=started,
         )
         self._remember(**{key: run_id})
@@ -192,6 +202,17 @@ class RunRecords:
 
     def _say(self, text: str) -> None:
         self.console.print(text, style="yellow", markup=False)
+
+
+def _tags(values: dict[str, Any]) -> dict[str, str]:
+    return {f"nurie.{key}": str(value) for key, value in values.items() if value is not None}
+
+
+def _digest_of_model(folder: Path | None) -> str | None:
+    """Digest of a model folder; folders made by other programs have none."""
+    if folder is None or not (folder / MODEL_MANIFEST).is_file():
+        return None
+    return manifest_digest(folder)
 
 
 def _data_version(config: TrainConfig) -> DatasetVersion:

@@ -62,6 +62,7 @@ def train(config: TrainConfig, from_scratch: bool = False) -> Path:
                 config.tracking.registered_model,
                 config.tracking.alias,
                 records.parent,
+                records.lineage(),
             )
             console.print(f"registered {config.tracking.registered_model} version {version}")
     return final

@@ -10,20 +10,23 @@ from __future__ import annotations
 import base64
 import fnmatch
 import json
+import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nurie.tracking.outbox import SAMPLES_FOLDER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 STAGE_TAG = "nurie.stage"
 """Tag of the runs that have curves: those of the stages."""
 VIEW_KEY = "nurie"
 _VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 _MAX_TAG_LENGTH = 5000
+_STEP_IN_PATH = re.compile(r"\+step\+(\d+)\+")
 _COLUMNS = (
     f"tags.`{STAGE_TAG}`",
     "params.`steps`",
@@ -72,18 +75,19 @@ def write_view(client: MlflowClient, experiment_id: str) -> bool:
     if not runs:
         return False
     names = {name for run in runs for name in run.data.metrics}
-    value = encode_view(build_view(sorted(names)))
+    value = encode_view(build_view(sorted(names), _last_picture(client, runs)))
     assert len(value) <= _MAX_TAG_LENGTH, len(value)
     if client.get_experiment(experiment_id).tags.get(_VIEW_TAG) != value:
         client.set_experiment_tag(experiment_id, _VIEW_TAG, value)
     return True
 
 
-def build_view(metrics: Sequence[str]) -> dict[str, Any]:
+def build_view(metrics: Sequence[str], picture_step: int = 0) -> dict[str, Any]:
     """State of the page, for runs with these metrics.
 
     Args:
         metrics: Names of all metrics, sorted.
+        picture_step: Step whose sample grids are shown until the slider is moved.
     """
     charts: list[dict[str, Any]] = []
     for section, rows in _CHARTS.items():
@@ -91,7 +95,12 @@ def build_view(metrics: Sequence[str]) -> dict[str, Any]:
             found = [name for pattern in patterns for name in fnmatch.filter(metrics, pattern)]
             if found:
                 charts.append(_line_chart(section, found))
-    pictures = {"type": "IMAGE", "imageKeys": [SAMPLES_FOLDER], "showRunParams": False}
+    pictures = {
+        "type": "IMAGE",
+        "imageKeys": [SAMPLES_FOLDER],
+        "step": picture_step,
+        "showRunParams": False,
+    }
     charts.append(_card(_PICTURES, SAMPLES_FOLDER) | pictures)
     return {
         "searchFilter": f"tags.`{STAGE_TAG}` != ''",
@@ -102,7 +111,8 @@ def build_view(metrics: Sequence[str]) -> dict[str, Any]:
         "selectedColumns": list(_COLUMNS),
         "compareRunCharts": charts,
         "compareRunSections": [
-            *(_section(name, shown=True) for name in [*_CHARTS, _PICTURES]),
+            *(_section(name, shown=True) for name in _CHARTS),
+            _section(_PICTURES, shown=True) | {"columns": 1, "cardHeight": 640},
             *(_section(name, shown=False) for name in _MORE_SECTIONS),
         ],
         # Else MLflow would sort the sections by name.
@@ -120,6 +130,16 @@ def encode_view(view: dict[str, Any]) -> str:
 def decode_view(value: str) -> dict[str, Any]:
     """The inverse of ``encode_view``."""
     return json.loads(zlib.decompress(base64.b64decode(value.removeprefix("deflate;"))))
+
+
+def _last_picture(client: MlflowClient, runs: Iterable[Run]) -> int:
+    """Step of the last picture of the newest run that has any."""
+    for run in runs:
+        if run.data.tags.get("mlflow.loggedImages"):
+            paths = [entry.path for entry in client.list_artifacts(run.info.run_id, "images")]
+            steps = [_STEP_IN_PATH.search(path) for path in paths]
+            return max((int(found.group(1)) for found in steps if found), default=0)
+    return 0
 
 
 def _card(section: str, name: str) -> dict[str, Any]:
