@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,6 +122,30 @@ def test_other_workers_write_nothing(tmp_path: Path, clock: Clock) -> None:
     train(log, clock, range(1, 5), loss=1.0)
     log.write(4, {"val/loss": 1.0})
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("host", "local_rank", "files"),
+    [
+        ("driver", 0, []),  # The driver watches its own machine.
+        ("other", 0, ["system-node_1.jsonl"]),
+        ("other", 1, []),
+    ],
+)
+def test_every_machine_is_watched_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, local_rank: int, files: list[str]
+) -> None:
+    context = SimpleNamespace(get_local_rank=lambda: local_rank, get_node_rank=lambda: 1)
+    monkeypatch.setattr(metrics.ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(metrics.socket, "gethostname", lambda: host)
+    tracking = SimpleNamespace(system_metrics_seconds=0.01)
+    config = SimpleNamespace(tracking=tracking)
+    job: Any = SimpleNamespace(config=config, folder=tmp_path, driver_host="driver")
+    with metrics.node_monitor(job):
+        deadline = time.monotonic() + 60
+        while files and not (tmp_path / files[0]).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert [path.name for path in tmp_path.iterdir()] == files
 
 
 def test_operations_of_products_convolutions_and_attention() -> None:

@@ -88,6 +88,8 @@ class RunRecords:
             if _PARENT not in self._known:
                 raise
             self._say(f"MLflow gets this run's news later: {error}")
+        watch = f"watch it with: nurie mlflow --store {self.tracker.uri}"
+        self.console.print(watch, markup=False, soft_wrap=True)
         with self._ending(_PARENT):
             yield
 
