@@ -22,7 +22,13 @@ def main() -> int:
     with console.status("measuring"):
         problem = Problem()
         rows = [*dual_branch.run(problem), inference.run(problem)]
-        rows += [*savings.run(problem), *gram.run(problem), *reading.run(), *feed.run(), *loop.run()]
+        rows += [
+            *savings.run(problem),
+            *gram.run(problem),
+            *reading.run(),
+            *feed.run(),
+            *loop.run(),
+        ]
     return show(rows, "CPU s", console)
 
 

@@ -19,15 +19,16 @@ from benchmarks.measure import Row, compare, seconds_of
 from nurie.config.loader import load_config
 from nurie.config.model import ModelConfig
 from nurie.config.train import EngineConfig, TrainConfig
+from nurie.models.colorizer import ColorizationModel
 from nurie.training.batch import TrainBatch, make_batch
 from nurie.training.draws import row_generators
 from nurie.training.ema import Ema
 from nurie.training.stages import build_stage
 from nurie_pipelines.train.engines import Engine, build_engine
 from nurie_pipelines.train.job import StageJob
+from nurie_pipelines.train.metrics import StepLog
 from nurie_pipelines.train.standing import StageProgress
 from nurie_pipelines.train.step import MicroBatch, StepTaker, Workers
-from nurie.models.colorizer import ColorizationModel
 
 STEPS = 6
 """Steps of one measurement."""
@@ -91,15 +92,18 @@ def _steps(job: StageJob, world: int, rank: int) -> tuple[Callable[[], Any], Cal
     batch = random_batch(job.config.model, job.settings.batch_size // world)
     first = job.settings.steps - 1000  # behind the ramp: both branches
     workers = Workers(rank, world)
-    progress = StageProgress(job, engine, workers)
-    batches = itertools.repeat(MicroBatch(batch, ["x"] * batch.size))
+    log = StepLog(job, rank, torch.device("cpu"))
+    progress = StageProgress(job, engine, workers, log)
+    batches = log.timed(itertools.repeat(MicroBatch(batch, ["x"] * batch.size)))
     taker = StepTaker(engine, batches, job, progress.guard, workers)
     ema = Ema(((f.name, f.values) for f in engine.fragments()), job.settings.ema_decay)
 
     def whole() -> None:
         for step in range(first, first + STEPS):
             engine.set_learning_rate(1e-5)
-            result = taker.take(step, stop=job.asked_to_stop())
+            with log.step():
+                result = taker.take(step, stop=job.asked_to_stop())
+            log.record(step + 1, result, engine, 1e-5)
             progress.after_step(step + 1, result)
 
     def bare() -> None:
@@ -117,7 +121,8 @@ def _overhead(folder: Path) -> Iterator[Row]:
         job = _job(folder, "loop", 1)
         whole, bare = _steps(job, world, rank)
         seconds = compare(whole, bare, 3)
-        progress = StageProgress(job, _engine(job, world), Workers(rank, world))
+        log = StepLog(job, rank, torch.device("cpu"))
+        progress = StageProgress(job, _engine(job, world), Workers(rank, world), log)
         pause = seconds_of(lambda: progress.save(1), 3, "cpu")
         return *seconds, pause
 

@@ -34,12 +34,17 @@ from nurie.config.train import (
 )
 from nurie.inference.pipeline import ColorizationPipeline
 from nurie.tracking.mlflow_tracker import connect
+from nurie.training.stages import TrainingStage
 from nurie_pipelines.data.build import build_dataset
 from nurie_pipelines.train.job import StageJob
 from nurie_pipelines.train.run import TrainingStopped, train
+from nurie_pipelines.train.validation import FixedValidation
+from nurie_pipelines.train.watch import averaged
+from nurie_pipelines.train.worker import make_stage
 from tests.tiny import tiny_components, tiny_config
 
 pytestmark = pytest.mark.ray
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +86,7 @@ def run_config(
         "data": ReadConfig(shards=folder / "shards"),
         "stages": tuple(stages),
         "engine": EngineConfig(num_workers=2),
-        "tracking": TrackingConfig(uri=f"sqlite:///{folder}/{name}.db", log_every=1),
+        "tracking": tracking(folder, name),
         "output": folder / name,
         "checkpoint_every": 2,
         "sample_every": 100,
@@ -89,8 +94,15 @@ def run_config(
     return TrainConfig(**(settings | changes))
 
 
+def tracking(folder: Path, name: str, **changes) -> TrackingConfig:
+    return TrackingConfig(
+        uri=f"sqlite:///{folder}/{name}.db", log_every=1, validation_samples=3, **changes
+    )
+
+
 def test_chain_of_stages(prepared: Path) -> None:
-    config = run_config(prepared, "chain", (4, 2, 2))
+    watched = tracking(prepared, "chain", validate_every=2, system_metrics_seconds=0.5)
+    config = run_config(prepared, "chain", (4, 2, 2), tracking=watched)
     model = train(config)
     verify_manifest(model)
     pipeline = ColorizationPipeline.from_pretrained(model)
@@ -110,9 +122,25 @@ def test_chain_of_stages(prepared: Path) -> None:
     assert [point.step for point in history] == [1, 2, 3, 4]
     gram = client.get_metric_history(backbone.info.run_id, "loss/gram_block_4")
     assert [point.step for point in gram] == [3, 4]
+    unseen = client.get_metric_history(backbone.info.run_id, "val/loss")
+    assert [point.step for point in unseen] == [0, 2, 4]
+    measured = backbone.data.metrics
+    assert {"val/gram_block_4", "val/loss_wrong_reference", "perf/tflops_per_second"} <= set(
+        measured
+    )
+    assert 0 <= measured["perf/data_wait_percent"] <= 100
+    assert 0 < measured["system/system_memory_usage_percentage"] <= 100
+    checkpoint = config.output / "backbone" / "checkpoints" / "step-000004"
+    written = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    assert measured["checkpoint/bytes"] == written
+    for name in ("resolved.yaml", "origin.json", "packages.txt"):
+        assert (checkpoint / name).read_bytes() == (config.output / name).read_bytes()
     # MLflow keeps pictures that belong to a step under this name.
     assert client.list_artifacts(backbone.info.run_id, "images")
-    assert client.get_model_version_by_alias("nurie", "champion").run_id == parent
+    version = client.get_model_version_by_alias("nurie", "champion")
+    assert version.run_id == parent
+    for digest in ("nurie.config_sha256", "nurie.lock_sha256", "nurie.data_sha256"):
+        assert version.tags[digest] == by_name["chain"].data.tags[digest]
     # The same command again finds everything done.
     assert train(config) == model
 
@@ -162,7 +190,9 @@ def straight(prepared: Path) -> Path:
 
 
 def test_a_killed_worker_changes_nothing(prepared: Path, straight: Path) -> None:
-    config = run_config(prepared, "killed", (12,), MUON)
+    # Neither does validation after every third step, with averaged weights.
+    watched = tracking(prepared, "killed", validate_every=3)
+    config = run_config(prepared, "killed", (12,), MUON, tracking=watched)
     killed: list[int] = []
     checkpoint = config.output / "backbone" / "checkpoints" / "step-000002"
     thread = threading.Thread(target=kill_after, args=(checkpoint, killed))
@@ -240,7 +270,7 @@ def test_a_terminated_run_goes_on_with_another_number_of_workers(
     alone = EngineConfig(kind="torch", num_workers=1)
     train(config.model_copy(update={"engine": alone}))
     undisturbed = run_config(prepared, "straight", (12,), MUON)
-    assert losses(config) == pytest.approx(losses(undisturbed), rel=2e-3)
+    assert losses(config)[0] == pytest.approx(losses(undisturbed)[0], rel=2e-3)
 
 
 def test_spikes_are_skipped_rolled_back_and_end_the_run(prepared: Path) -> None:
@@ -259,22 +289,75 @@ def test_spikes_are_skipped_rolled_back_and_end_the_run(prepared: Path) -> None:
     assert not (config.output / "backbone" / "failures.jsonl").exists()
 
 
-def losses(config: TrainConfig) -> list[float]:
-    """Total of every step of the backbone."""
+def losses(config: TrainConfig) -> tuple[list[float], list[float]]:
+    """Total of every step of the backbone, and the losses of unseen samples."""
     lines = (config.output / "backbone" / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line)["metrics"] for line in lines]
-    return [sum(v for k, v in m.items() if k.startswith("loss/")) for m in metrics]
+    trained = [m for m in metrics if "loss/diffusion" in m]
+    totals = [sum(v for k, v in m.items() if k.startswith("loss/")) for m in trained]
+    return totals, [v for m in metrics for k, v in sorted(m.items()) if k.startswith("val/")]
 
 
 def test_zero_3_has_the_losses_of_zero_1(prepared: Path) -> None:
     curves = []
     for stage in (1, 3):
         optimizer = OptimizerConfig(learning_rate=1e-3)
-        config = run_config(prepared, f"zero-{stage}", (6,), optimizer, sample_every=4)
+        name = f"zero-{stage}"
+        watched = tracking(prepared, name, validate_every=3)
+        config = run_config(prepared, name, (6,), optimizer, sample_every=4, tracking=watched)
         train(config.model_copy(update={"engine": EngineConfig(zero_stage=stage, num_workers=2)}))
         curves.append(losses(config))
-    assert len(curves[0]) == 6
-    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+    (totals, unseen), (other_totals, other_unseen) = curves
+    assert len(totals) == 6
+    assert other_totals == pytest.approx(totals, abs=1e-5)
+    assert len(unseen) == 3 * 7
+    assert other_unseen == pytest.approx(unseen, abs=1e-5)
+
+
+def test_validation_is_fixed_and_leaves_the_stage_alone(prepared: Path) -> None:
+    found = []
+    for seed in (0, 1):
+        config = run_config(prepared, "fixed", (4, 2, 2), seed=seed)
+        for index in range(3):
+            job = StageJob(config, index, None, prepared / "fixed")
+            torch.manual_seed(0)
+            stage = make_stage(job, CPU)
+            load_same_weights(stage)
+            before = {name: value.clone() for name, value in stage.state_dict().items()}
+            validation = FixedValidation(job, CPU)
+            state = torch.get_rng_state()
+            first = validation.measure(stage)
+            assert validation.measure(stage) == first
+            assert torch.equal(torch.get_rng_state(), state)
+            assert stage.training
+            after = stage.state_dict()
+            assert all(torch.equal(after[name], value) for name, value in before.items())
+            assert first["val/loss"] != first["val/loss_wrong_reference"]
+            found.append(first)
+    assert found[:3] == found[3:]
+    assert ["val/gram_block_4" in each for each in found[:3]] == [True, False, False]
+
+
+def load_same_weights(stage: TrainingStage) -> None:
+    """Weights that no seed decides; none is zero, so that references matter."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in stage.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def test_averaged_weights_are_lent(prepared: Path) -> None:
+    stage = make_stage(StageJob(run_config(prepared, "lent", (2,)), 0, None, prepared), CPU)
+    name, parameter = next(iter(stage.trained_parameters()))
+    before = parameter.detach().clone()
+    with pytest.raises(RuntimeError, match="stop"), averaged(stage, {name: before + 1}):
+        lent_and_stopped(parameter, before + 1)
+    assert torch.equal(parameter, before)
+
+
+def lent_and_stopped(parameter: torch.Tensor, average: torch.Tensor) -> None:
+    assert torch.equal(parameter, average)
+    raise RuntimeError("stop")
 
 
 def test_a_damaged_checkpoint_is_passed_over(

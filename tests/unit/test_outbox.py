@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,7 +13,12 @@ from PIL import Image
 import nurie
 from nurie.tracking.mlflow_tracker import MlflowTracker, flatten_params
 from nurie.tracking.outbox import MetricOutbox, OutboxSender
-from nurie.tracking.tracker import MetricPoint, TrackingError, TrackingUnavailable
+from nurie.tracking.tracker import (
+    DatasetVersion,
+    MetricPoint,
+    TrackingError,
+    TrackingUnavailable,
+)
 
 
 class MemoryTracker:
@@ -133,6 +140,45 @@ def test_a_line_completed_later_is_sent_whole(tracker: MemoryTracker, tmp_path: 
     assert tracker.points == [MetricPoint("loss", 3.0, 1, 5)]
 
 
+def test_a_run_is_opened_when_the_tracker_is_back(tracker: MemoryTracker, tmp_path: Path) -> None:
+    tries: list[bool] = []
+
+    def open_run() -> str:
+        tries.append(tracker.alive)
+        tracker._answer()
+        return "run"
+
+    tracker.alive = False
+    write(tmp_path, range(3))
+    sending = OutboxSender(tracker, open_run, tmp_path, interval=0.01)
+    while len(tries) < 2:
+        time.sleep(0.01)
+    tracker.alive = True
+    assert sending.close()
+    assert sending.run_id == "run"
+    assert tries.count(True) == 1
+    assert len(tracker.points) == 6
+
+
+def test_files_of_machines_are_sent_with_the_metrics(
+    tracker: MemoryTracker, tmp_path: Path
+) -> None:
+    write(tmp_path, range(2))
+    for file in ("system.jsonl", "system-node_1.jsonl"):
+        MetricOutbox(tmp_path / file).append(1, {f"{file}/cpu": 50.0})
+    (tmp_path / "failures.jsonl").write_text("no metrics\n")
+    assert sender(tracker, tmp_path).close()
+    MetricOutbox(tmp_path / "system.jsonl").append(2, {"system.jsonl/cpu": 60.0})
+    assert sender(tracker, tmp_path).close()
+    found = [(p.step, p.name, p.value) for p in tracker.points if p.name.endswith("cpu")]
+    assert sorted(found) == [
+        (1, "system-node_1.jsonl/cpu", 50.0),
+        (1, "system.jsonl/cpu", 50.0),
+        (2, "system.jsonl/cpu", 60.0),
+    ]
+    assert len(tracker.points) == 7
+
+
 def test_samples_are_sent_once_and_unfinished_ones_later(
     tracker: MemoryTracker, tmp_path: Path
 ) -> None:
@@ -196,6 +242,44 @@ def test_mlflow_gets_each_step_once_and_images(
     assert len(logged["long"]) == 6000
 
 
+def test_a_lost_answer_doubles_nothing(
+    mlflow_tracker: MlflowTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store has written what was sent, and its answer does not arrive: it is sent again."""
+    client, lost = mlflow_tracker.client, []
+    run_id = mlflow_tracker.start_run("lost answers")
+    for method in ("log_batch", "log_image"):
+        real = getattr(client, method)
+
+        def deaf(*args: Any, real: Any = real, name: str = method, **kwargs: Any) -> None:
+            real(*args, **kwargs)
+            if name not in lost:
+                lost.append(name)
+                raise ConnectionError("reset by peer")
+
+        monkeypatch.setattr(client, method, deaf)
+    write(tmp_path, range(3))
+    (tmp_path / "samples").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "samples" / "step-000002.png")
+    assert OutboxSender(mlflow_tracker, run_id, tmp_path, interval=0.01).close()
+    assert lost == ["log_batch", "log_image"]
+    history = client.get_metric_history(run_id, "loss")
+    assert [metric.step for metric in history] == [0, 1, 2]
+    pictures = [entry.path for entry in client.list_artifacts(run_id, "images")]
+    assert len([path for path in pictures if path.endswith(".png")]) == 1
+
+
+def test_data_is_an_input_of_the_run_once(mlflow_tracker: MlflowTracker) -> None:
+    data = DatasetVersion("characters", "0123456789abcdef" * 4, "/data/c", {"train": 90, "test": 9})
+    run_id = mlflow_tracker.start_run("data")
+    mlflow_tracker.log_dataset(run_id, data)
+    mlflow_tracker.log_dataset(run_id, data)
+    (found,) = mlflow_tracker.client.get_run(run_id).inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest) == ("characters", data.digest[:36])
+    tags = {tag.key: tag.value for tag in found.tags}
+    assert tags == {"mlflow.data.context": "training", "sha256": data.digest}
+
+
 def test_continued_run_keeps_its_id_and_first_params(mlflow_tracker: MlflowTracker) -> None:
     tracker = mlflow_tracker
     run_id = tracker.start_run("run", params={"steps": 3})
@@ -213,7 +297,7 @@ def test_continued_run_keeps_its_id_and_first_params(mlflow_tracker: MlflowTrack
 def test_dead_server_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrackingUnavailable):
-        MlflowTracker("http://127.0.0.1:9", "test")
+        MlflowTracker("http://127.0.0.1:9", "test").start_run("run")
 
 
 def test_scalar_lists_stay_one_parameter() -> None:

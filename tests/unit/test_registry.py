@@ -18,7 +18,7 @@ from nurie.tracking.registry import (
     register_model,
     resolve_model,
 )
-from nurie.tracking.server import command, runs_pages
+from nurie.tracking.server import command
 
 
 def model_folder(path: Path, content: str) -> Path:
@@ -146,11 +146,3 @@ def test_server_command_is_closed_to_other_hosts(uri: str, tmp_path: Path) -> No
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     with pytest.raises(ValueError, match="server already"):
         command("http://localhost:5000")
-
-
-def test_runs_are_one_address_away(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    MlflowTracker(uri, "mine")
-    pages = runs_pages(uri)
-    assert set(pages) == {"mine", "Default"}
-    assert pages["mine"] == "/#/experiments/1/runs?workflowType=machine_learning"

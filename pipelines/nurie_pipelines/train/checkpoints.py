@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -59,12 +59,20 @@ class CheckpointStore:
     Args:
         folder: Folder of the checkpoints.
         keep: Newest checkpoints that stay.
+        beside: Files that go into every checkpoint: what the run was made from.
         say: Where remarks for people go.
     """
 
-    def __init__(self, folder: Path, keep: int, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        beside: Sequence[Path] = (),
+        say: Callable[[str], None] = print,
+    ) -> None:
         self.folder = folder
         self.keep = keep
+        self.beside = beside
         self.say = say
 
     def save(self, state: StageState, engine: Engine, ema: Ema | None) -> bool:
@@ -92,6 +100,8 @@ class CheckpointStore:
                 if _is_writer():
                     text = json.dumps(asdict(state), indent=1)
                     (partial / "state.json").write_text(text)
+                    for file in self.beside:
+                        shutil.copyfile(file, partial / file.name)
                     write_manifest(partial)
                     publish_folder(partial, final, replace=True)
                     for old in self._folders()[: -self.keep]:

@@ -6,13 +6,15 @@ take seconds to import.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nurie.config.data import ReadConfig
 from nurie.config.train import StageBase, TrainConfig
+from nurie.tracking.origin import CONFIG_FILE, ORIGIN_FILE, PACKAGES_FILE
 
 if TYPE_CHECKING:
     from nurie_pipelines.train.checkpoints import CheckpointStore
@@ -30,12 +32,14 @@ class StageJob:
         index: Which of its stages.
         start_from: Model folder with the weights to start from (None: fresh weights).
         folder: Folder of the stage: checkpoints, metrics, samples.
+        driver_host: Name of the machine that the run is started on.
     """
 
     config: TrainConfig
     index: int
     start_from: Path | None
     folder: Path
+    driver_host: str = field(default_factory=socket.gethostname)
 
     @property
     def settings(self) -> StageBase:
@@ -79,11 +83,17 @@ class StageJob:
         """The stage's checkpoints."""
         from nurie_pipelines.train.checkpoints import CheckpointStore
 
-        return CheckpointStore(self.folder / "checkpoints", self.config.keep_checkpoints, say)
+        beside = [self.config.output / name for name in (CONFIG_FILE, ORIGIN_FILE, PACKAGES_FILE)]
+        return CheckpointStore(
+            self.folder / "checkpoints", self.config.keep_checkpoints, beside, say
+        )
 
 
 def train_stage(loop_config: dict[str, Any]) -> None:
     """Train loop of a Ray Train worker; ``loop_config["job"]`` is a ``StageJob``."""
+    from nurie_pipelines.train.metrics import node_monitor
     from nurie_pipelines.train.worker import run_stage
 
-    run_stage(loop_config["job"])
+    job: StageJob = loop_config["job"]
+    with node_monitor(job):
+        run_stage(job)

@@ -67,13 +67,16 @@ def _follow(job: StageJob, progress: Progress, task: TaskID, stop: threading.Eve
 
 
 def _last_line(path: Path) -> dict | None:
-    """The newest complete line of a metrics file."""
+    """The newest complete line of a metrics file that tells of training steps."""
     if not path.exists():
         return None
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - 8192))
         lines = stream.read().split(b"\n")[:-1]
-    return json.loads(lines[-1]) if lines and lines[-1].startswith(b"{") else None
+    for line in reversed(lines):
+        if line.startswith(b"{") and b'"loss/diffusion"' in line:
+            return json.loads(line)
+    return None
 
 
 def _status(metrics: dict[str, float]) -> str:
@@ -81,4 +84,6 @@ def _status(metrics: dict[str, float]) -> str:
     text = f"loss {metrics['loss/diffusion']:.4f}"
     if gram:
         text += f"  gram {sum(gram):.4f}"
-    return f"{text}  {metrics['samples_per_second']:.1f} samples/s"
+    if "perf/samples_per_second" in metrics:
+        text += f"  {metrics['perf/samples_per_second']:.1f} samples/s"
+    return text

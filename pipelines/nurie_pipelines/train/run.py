@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGTERM
 
@@ -17,18 +13,16 @@ from rich.console import Console
 
 from nurie.checkpoints.manifest import publish_folder, verify_manifest
 from nurie.config.train import TrainConfig
-from nurie.data.manifest import MANIFEST_NAME, read_manifest
 from nurie.inference.folder import complete_folder
-from nurie.tracking.mlflow_tracker import MlflowTracker
-from nurie.tracking.outbox import OutboxSender
+from nurie.tracking.origin import CONFIG_FILE
 from nurie.tracking.registry import register_model
-from nurie.tracking.tracker import RunStatus, TrackingUnavailable
 from nurie_pipelines.cluster import WORKER_ENVIRONMENT, connect
 from nurie_pipelines.train.export import copy_in_half_precision, export_checkpoint
 from nurie_pipelines.train.failures import RecordFailures
 from nurie_pipelines.train.interrupts import TrainingInterrupted, stop_at_a_step
 from nurie_pipelines.train.job import StageJob, train_stage
 from nurie_pipelines.train.progress import follow_progress
+from nurie_pipelines.train.records import RunRecords
 from nurie_pipelines.train.start import start_folder
 
 console = Console()
@@ -65,22 +59,24 @@ def train(config: TrainConfig, from_scratch: bool = False) -> Path:
         config = config.model_copy(update={"init_from": None})
     _claim_output(config)
     final = config.output / "model"
-    tracker = MlflowTracker(config.tracking.uri, config.tracking.experiment)
-    with _run(tracker, config, "run", config.name) as parent:
-        _log_data(tracker, config, parent)
+    records = RunRecords(config, console)
+    with records.run():
         if not _is_whole(final):
             connect(config.engine.num_workers + 2)
             start = start_folder(config)
             for index in range(len(config.stages)):
-                start = _train_stage(config, index, start, tracker, parent)
+                start = _train_stage(config, index, start, records)
             _assemble(config, start, final)
+        for index in range(len(config.stages)):
+            records.deliver(_job(config, index, None))
         if config.tracking.registered_model:
             version = register_model(
                 config.tracking.uri,
                 final,
                 config.tracking.registered_model,
                 config.tracking.alias,
-                parent,
+                records.parent,
+                records.lineage(),
             )
             console.print(f"registered {config.tracking.registered_model} version {version}")
     return final
@@ -88,7 +84,7 @@ def train(config: TrainConfig, from_scratch: bool = False) -> Path:
 
 def _claim_output(config: TrainConfig) -> None:
     """Writes the resolved configuration, or compares it with the one that is there."""
-    path = config.output / "resolved.yaml"
+    path = config.output / CONFIG_FILE
     resolved = config.model_dump(mode="json")
     if path.exists():
         before = yaml.safe_load(path.read_text())
@@ -104,70 +100,23 @@ def _claim_output(config: TrainConfig) -> None:
     path.write_text(yaml.safe_dump(resolved, sort_keys=False))
 
 
-@contextmanager
-def _run(
-    tracker: MlflowTracker, config: TrainConfig, key: str, name: str, parent: str | None = None
-) -> Iterator[str]:
-    """An MLflow run that a continued job finds again through ``output/runs.json``."""
-    path = config.output / "runs.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    params = config.model_dump(mode="json") if parent is None else None
-    run_id = tracker.start_run(name, parent_run_id=parent, run_id=known.get(key), params=params)
-    path.write_text(json.dumps({**known, key: run_id}, indent=1))
-    try:
-        yield run_id
-    except KeyboardInterrupt:
-        _end(tracker, run_id, "KILLED")
-        raise
-    except Exception:
-        _end(tracker, run_id, "FAILED")
-        raise
-    _end(tracker, run_id, "FINISHED")
-
-
-def _end(tracker: MlflowTracker, run_id: str, status: RunStatus) -> None:
-    """Closes an MLflow run; an unreachable server must not hide how training ended."""
-    try:
-        tracker.end_run(run_id, status)
-    except TrackingUnavailable as error:
-        message = f"MLflow run {run_id} stays open: {error}"
-        console.print(message, style="yellow", markup=False)
-
-
-def _log_data(tracker: MlflowTracker, config: TrainConfig, run_id: str) -> None:
-    """Adds what the run is trained on: the data set's manifest, and what was left out of it."""
-    shards = config.data.shards
-    manifest = read_manifest(shards)
-    tracker.log_artifact(run_id, shards / MANIFEST_NAME, "data")
-    if manifest.quarantine:
-        table = config.output / "quarantine.csv"
-        with table.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["file", "step", "reason"])
-            writer.writerows(
-                [entry.file, entry.step, entry.reason] for entry in manifest.quarantine
-            )
-        tracker.log_artifact(run_id, table, "data")
-
-
 def _is_whole(folder: Path) -> bool:
     return folder.is_dir() and bool(verify_manifest(folder))
 
 
-def _train_stage(
-    config: TrainConfig, index: int, start: Path | None, tracker: MlflowTracker, parent: str
-) -> Path:
+def _job(config: TrainConfig, index: int, start: Path | None) -> StageJob:
+    return StageJob(config, index, start, config.output / config.stages[index].kind)
+
+
+def _train_stage(config: TrainConfig, index: int, start: Path | None, records: RunRecords) -> Path:
     """Trains one stage unless it is done; returns a model folder with its weights."""
-    kind = config.stages[index].kind
-    folder = config.output / kind
-    exported = folder / "model"
+    job = _job(config, index, start)
+    exported = job.folder / "model"
     if _is_whole(exported):
-        console.print(f"stage [bold]{kind}[/] is done")
+        console.print(f"stage [bold]{job.kind}[/] is done")
         return exported
-    job = StageJob(config, index, start, folder)
-    with _run(tracker, config, kind, f"{config.name}/{kind}", parent) as run_id:
-        tracker.log_params(run_id, job.settings.model_dump(mode="json"))
-        with OutboxSender(tracker, run_id, folder), follow_progress(job, console):
+    with records.stage(job):
+        with follow_progress(job, console):
             _fit(job)
         _export(job, exported)
     return exported

@@ -10,6 +10,7 @@ from nurie_pipelines.train.checkpoints import StageState
 from nurie_pipelines.train.engines import Engine
 from nurie_pipelines.train.guard import Answer, LossGuard, SkippedStep, note_skipped
 from nurie_pipelines.train.job import StageJob
+from nurie_pipelines.train.metrics import StepLog
 from nurie_pipelines.train.step import StepResult, Workers
 
 
@@ -20,10 +21,11 @@ class StageProgress:
         job: The stage.
         engine: Its engine.
         workers: This worker among all.
+        log: Where the cost of checkpoints goes.
     """
 
-    def __init__(self, job: StageJob, engine: Engine, workers: Workers) -> None:
-        self._job, self._engine, self._workers = job, engine, workers
+    def __init__(self, job: StageJob, engine: Engine, workers: Workers, log: StepLog) -> None:
+        self._job, self._engine, self._workers, self._log = job, engine, workers, log
         self._store = job.checkpoints()
         self.guard = LossGuard(job.config.guard)
         self.step = 0
@@ -81,7 +83,8 @@ class StageProgress:
             None if start is None else str(start),
             guard=self.guard.state(),
         )
-        return self._store.save(state, self._engine, self.ema)
+        with self._log.checkpoint(finished):
+            return self._store.save(state, self._engine, self.ema)
 
     def _roll_back(self, finished: int) -> None:
         """Takes the newest checkpoint's weights; the data go on, or the same steps would come."""

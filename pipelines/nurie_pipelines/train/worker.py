@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,16 +13,16 @@ from ray.train import torch as ray_torch
 from nurie.data.schedule import rank_rows
 from nurie.models.autoencoder import encode_latents
 from nurie.models.colorizer import ColorizationModel
-from nurie.tracking.outbox import METRICS_FILE, MetricOutbox
 from nurie.training.batch import make_batch
 from nurie.training.learning_rate import learning_rate
 from nurie.training.stages import TrainingStage, build_stage
 from nurie_pipelines.data.ingest import training_dataset
-from nurie_pipelines.train.engines import Engine, build_engine
+from nurie_pipelines.train.engines import build_engine
 from nurie_pipelines.train.job import StageJob
-from nurie_pipelines.train.samples import SampleGrid
+from nurie_pipelines.train.metrics import StepLog
 from nurie_pipelines.train.standing import StageProgress
-from nurie_pipelines.train.step import MicroBatch, StepResult, StepTaker, Workers
+from nurie_pipelines.train.step import MicroBatch, StepTaker, Workers
+from nurie_pipelines.train.watch import Watch
 
 
 def make_stage(job: StageJob, device: torch.device) -> TrainingStage:
@@ -50,25 +49,25 @@ def run_stage(job: StageJob) -> None:
     workers = Workers(context.get_world_rank(), context.get_world_size())
     if not config.engine.use_gpu:
         torch.set_num_threads(1)
-    stage = make_stage(job, ray_torch.get_device())
+    device = ray_torch.get_device()
+    stage = make_stage(job, device)
     engine = build_engine(stage, config.engine, workers.world)
-    progress = StageProgress(job, engine, workers)
+    log = StepLog(job, workers.rank, device)
+    progress = StageProgress(job, engine, workers, log)
     done = progress.restore()
-    batches = _batches(job, done, workers)
+    watch = Watch(job, workers.rank, device, log)
+    if done == 0:
+        watch.look(engine, progress.ema, 0)
+    batches = log.timed(_batches(job, done, workers))
     taker = StepTaker(engine, batches, job, progress.guard, workers)
-    log = _StepLog(job) if workers.rank == 0 else None
     for step in range(done, settings.steps):
         rate = learning_rate(settings.optimizer, step, settings.steps)
         engine.set_learning_rate(rate)
-        result = taker.take(step, stop=job.asked_to_stop())
-        finished = step + 1
-        going_on = progress.after_step(finished, result)
-        if log is not None:
-            log.record(finished, result, engine, rate)
-        if finished % config.sample_every == 0 or finished == settings.steps:
-            with engine.full_model():
-                if workers.rank == 0:
-                    SampleGrid(job).draw(stage.model, finished)
+        with log.step():
+            result = taker.take(step, stop=job.asked_to_stop())
+        log.record(step + 1, result, engine, rate)
+        going_on = progress.after_step(step + 1, result)
+        watch.look(engine, progress.ema, step + 1)
         if not going_on:
             break
     ray.train.report({"step": progress.step})
@@ -121,39 +120,3 @@ def as_tensors(columns: dict[str, np.ndarray], device: torch.device) -> dict[str
         for name, values in stacked.items()
         if values.dtype.kind in "fiu"
     }
-
-
-class _StepLog:
-    """Rank 0's metrics, appended to the stage's outbox."""
-
-    def __init__(self, job: StageJob) -> None:
-        self.outbox = MetricOutbox(job.folder / METRICS_FILE)
-        self.every = job.config.tracking.log_every
-        self.samples = job.settings.batch_size
-        self.total = job.settings.steps
-        self.since, self.since_step = time.monotonic(), -1
-        self.sums: dict[str, float] = {}
-        self.count = self.skipped = 0
-
-    def record(self, step: int, result: StepResult, engine: Engine, rate: float) -> None:
-        """Adds a step's losses; every few steps their means are written."""
-        for name, value in result.parts.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.count += 1
-        self.skipped += not result.taken
-        if self.since_step < 0:
-            self.since_step = step - 1
-        if step % self.every and step != self.total:
-            return
-        now = time.monotonic()
-        rate_per_second = (step - self.since_step) * self.samples / max(now - self.since, 1e-9)
-        metrics = {name: total / self.count for name, total in self.sums.items()}
-        metrics |= {
-            "grad_norm": engine.grad_norm(),
-            "learning_rate": rate,
-            "samples_per_second": rate_per_second,
-            "skipped_steps": self.skipped,
-        }
-        self.outbox.append(step, metrics)
-        self.since, self.since_step, self.sums = now, step, {}
-        self.count = self.skipped = 0

@@ -235,6 +235,12 @@ class TrackingConfig(ConfigModel):
     """Alias given to the new version."""
     log_every: int = Field(default=5, ge=1)
     """Steps between logged points."""
+    validate_every: int = Field(default=500, ge=1)
+    """Steps between validations; one is made before the first step and after the last."""
+    validation_samples: int = Field(default=16, ge=0)
+    """Unseen samples whose loss is measured, always with the same noise (0: no validation)."""
+    system_metrics_seconds: float = Field(default=10.0, ge=0.1)
+    """Seconds between samples of CPU, memory, disk, network and GPUs."""
 
 
 class TrainConfig(ConfigModel):

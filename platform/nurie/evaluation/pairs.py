@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from nurie.data.schema import Row
 from nurie.data.shards import ShardReader
 
 Protocol = Literal["own", "same_palette", "wrong"]
@@ -73,7 +74,7 @@ def choose_pairs(reader: ShardReader, num_samples: int, seed: int) -> PairPlan:
     for order, row in enumerate(rows):
         sketch, noise = (int(value) for value in rng.integers(2**31, size=2))
         for protocol in PROTOCOLS:
-            reference = _reference(row, protocol)
+            reference = reference_of(row, protocol)
             if reference is None:
                 missing[protocol] += 1
             else:
@@ -88,8 +89,11 @@ def choose_pairs(reader: ShardReader, num_samples: int, seed: int) -> PairPlan:
     return PairPlan(tuple(pairs), skipped)
 
 
-def _reference(row: dict[str, object], protocol: Protocol) -> str | None:
-    """The first candidate: they come in an order drawn when the data set was built."""
+def reference_of(row: Row, protocol: Protocol) -> str | None:
+    """Sample id of a row's reference, None where it has none of that kind.
+
+    Of several the first: they come in an order drawn when the data set was built.
+    """
     if protocol == "own":
         return str(row["sample_id"])
     candidates = row[_REFERENCE_COLUMN[protocol]]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 # Defaults of MLflow retry a dead server for minutes; the outbox does the retrying here.
@@ -18,16 +20,17 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.git_utils import get_git_commit
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 import nurie
+from nurie.tracking.origin import source_commit
 from nurie.tracking.store import artifact_root, tracking_uri
 from nurie.tracking.tracker import (
+    DatasetVersion,
     MetricPoint,
     RunStatus,
     TrackingError,
@@ -44,6 +47,7 @@ _log = logging.getLogger(__name__)
 PARENT_TAG = "mlflow.parentRunId"
 MAX_VALUE_LENGTH = 6000
 MAX_NAME_LENGTH = 250
+MAX_DIGEST_LENGTH = 36
 _PARAMS_PER_BATCH = 100
 _METRICS_PER_BATCH = 1000
 _FORBIDDEN = re.compile(r"[^\w\-. :/]")
@@ -89,16 +93,27 @@ class MlflowTracker:
         uri: ``sqlite:///FILE`` (artifacts go to ``mlartifacts`` beside the file) or a server's URL.
         experiment: Name of the experiment; created when it is new.
 
+    A server is asked for the first time when the first run is started.
+
     Raises:
         TrackingUnavailable: The store does not answer.
-        TrackingError: The experiment has been deleted.
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
         self.uri = tracking_uri(uri)
+        self.experiment = experiment
         self.client = connect(uri)
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """Id of the experiment.
+
+        Raises:
+            TrackingUnavailable: The store does not answer.
+            TrackingError: The experiment has been deleted.
+        """
         with mlflow_errors():
-            self.experiment_id = self._find_or_create(experiment)
+            return self._find_or_create(self.experiment)
 
     def start_run(
         self,
@@ -108,6 +123,7 @@ class MlflowTracker:
         run_id: str | None = None,
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
+        start_time: int | None = None,
     ) -> str:
         """Start a run, below ``parent_run_id`` when given, or continue ``run_id``.
 
@@ -127,7 +143,7 @@ class MlflowTracker:
                 if run_id:
                     all_tags["nurie.continues"] = run_id
                 run = self.client.create_run(
-                    self.experiment_id, run_name=name, tags=origin_tags() | all_tags
+                    self.experiment_id, start_time, origin_tags() | all_tags, run_name=name
                 )
                 started = run.info.run_id
         self.log_params(started, params or {})
@@ -181,10 +197,21 @@ class MlflowTracker:
         with mlflow_errors():
             if step is None:
                 self.client.log_image(run_id, image, artifact_file=path)
-            else:
+            elif not self._has_frame(run_id, clean_name(path), step):
                 self.client.log_image(
                     run_id, image, key=clean_name(path), step=step, synchronous=True
                 )
+
+    def log_dataset(self, run_id: str, data: DatasetVersion) -> None:
+        """Log which data a run was trained on, as MLflow's input of context ``training``."""
+        source = json.dumps({"uri": data.source})
+        profile = json.dumps({"num_rows": sum(data.counts.values()), **data.counts})
+        entity = Dataset(
+            data.name, data.digest[:MAX_DIGEST_LENGTH], "local", source, profile=profile
+        )
+        tags = [InputTag("mlflow.data.context", "training"), InputTag("sha256", data.digest)]
+        with mlflow_errors():
+            self.client.log_inputs(run_id, [DatasetInput(entity, tags)])
 
     def log_artifact(self, run_id: str, path: Path, artifact_path: str | None = None) -> None:
         """Log a file into the folder ``artifact_path`` of the run's artifacts."""
@@ -215,6 +242,13 @@ class MlflowTracker:
             )
         return found.experiment_id
 
+    def _has_frame(self, run_id: str, key: str, step: int) -> bool:
+        """Whether a picture is stored: its answer may have been lost, and names are random."""
+        begin = f"images/{key.replace('/', '~')}+step+{step}+"
+        found = [entry.path for entry in self.client.list_artifacts(run_id, "images")]
+        # The smaller copy is written last.
+        return any(path.startswith(begin) and path.endswith(".webp") for path in found)
+
     def _continue(self, run_id: str, tags: Mapping[str, str]) -> bool:
         try:
             self.client.update_run(run_id, status="RUNNING")
@@ -231,12 +265,14 @@ class MlflowTracker:
 def origin_tags() -> dict[str, str]:
     """Who started the run, with which program, from which git commit, where that is known."""
     tags = {**resolve_tags(), "nurie.version": nurie.__version__}
-    # An installed wheel may lie inside somebody else's repository.
-    if "site-packages" not in nurie.__file__:
-        commit = get_git_commit(nurie.__file__)
-        if commit:
-            tags["mlflow.source.git.commit"] = commit
-    return tags
+    commit, branch, dirty = source_commit()
+    known = {"commit": commit, "branch": branch, "dirty": dirty}
+    found = {
+        f"mlflow.source.git.{name}": str(value)
+        for name, value in known.items()
+        if value is not None
+    }
+    return tags | found
 
 
 def clean_name(name: str) -> str:

@@ -1,8 +1,9 @@
 """Metrics on disk first, in MLflow later: a dead tracker never stops or slows a trainer.
 
-The worker appends to ``metrics.jsonl``. A thread of the driver tails that file and the sample grids
-beside it, and sends what is new until the tracker has confirmed it. Everything stays on disk, so a
-restarted driver goes on where the old one stopped; ``.outbox.json`` remembers how far that is.
+The worker appends to ``metrics.jsonl``, machines to ``system*.jsonl``. A thread of the driver tails
+these files and the sample grids beside them, and sends what is new until the tracker has confirmed
+it. Everything stays on disk, so a restarted driver goes on where the old one stopped;
+``.outbox.json`` remembers how far that is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import math
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -30,6 +32,7 @@ from nurie.tracking.tracker import (
 _log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
+SYSTEM_FILES = "system*.jsonl"
 SAMPLES_FOLDER = "samples"
 STATE_FILE = ".outbox.json"
 _POINTS_PER_BATCH = 500
@@ -77,31 +80,37 @@ class MetricOutbox:
 class OutboxSender:
     """A thread that sends an outbox to the tracker until everything is confirmed.
 
-    Of several values of one metric at one step (a resumed run repeats steps) the first is kept.
+    The steps of a metric only rise: what a resumed run repeats is sent once, as it was at first.
 
     Args:
         tracker: Where to send to.
-        run_id: The run that gets the metrics.
-        folder: Run folder with ``metrics.jsonl`` and ``samples/*.png``; both may appear later.
+        run: The run that gets the metrics: its id, or what opens it and returns the id. That is
+            called in the thread, again and again while the tracker does not answer.
+        folder: Run folder with ``metrics.jsonl``, ``system*.jsonl`` and ``samples/*.png``; all may
+            appear later.
         interval: Seconds between looks at the folder.
     """
 
     def __init__(
-        self, tracker: Tracker, run_id: str, folder: str | Path, interval: float = 1.0
+        self,
+        tracker: Tracker,
+        run: str | Callable[[], str],
+        folder: str | Path,
+        interval: float = 1.0,
     ) -> None:
         self.tracker = tracker
-        self.run_id = run_id
+        self.run_id = ""
+        self._open = run if callable(run) else partial(str, run)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.interval = interval
         self.rejected = 0
-        self._offset = 0
-        self._sent: set[tuple[int, str]] = set()
+        self._offsets: dict[str, int] = {}
+        self._last_steps: dict[str, int] = {}
         self._images: set[str] = set()
         self._closing = threading.Event()
         self._deadline = math.inf
         self._complete = False
-        self._load_state()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
@@ -144,7 +153,7 @@ class OutboxSender:
                 pause = self.interval
                 # What was written before ``close`` has been seen by this round.
                 self._complete = closing
-            except (TrackingUnavailable, OSError) as error:
+            except (TrackingUnavailable, TrackingError, OSError) as error:
                 if pause == self.interval:
                     _log.warning("%s keeps its metrics for later: %s", self.folder, error)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
@@ -155,16 +164,21 @@ class OutboxSender:
             self._closing.wait(pause)
 
     def _send_new(self) -> None:
-        while self._send_metrics():
-            pass
+        if not self.run_id:
+            self.run_id = self._open()
+            self._load_state()
+        for path in [self.folder / METRICS_FILE, *sorted(self.folder.glob(SYSTEM_FILES))]:
+            while self._send_metrics(path):
+                pass
         for path in sorted((self.folder / SAMPLES_FOLDER).glob("*.png")):
             if path.name not in self._images:
                 self._send_image(path)
 
-    def _send_metrics(self) -> bool:
-        """Send one batch; returns whether there may be more."""
-        points, offset = self._read_batch(self._offset)
-        if offset == self._offset:
+    def _send_metrics(self, path: Path) -> bool:
+        """Send one batch of a file; returns whether there may be more."""
+        before = self._offsets.get(path.name, 0)
+        points, offset = self._read_batch(path, before)
+        if offset == before:
             return False
         if points:
             try:
@@ -172,8 +186,8 @@ class OutboxSender:
             except TrackingError as error:
                 self.rejected += len(points)
                 _log.error("%d values are not logged: %s", len(points), error)
-        self._offset = offset
-        self._sent.update((point.step, point.name) for point in points)
+        self._offsets[path.name] = offset
+        self._last_steps |= {point.name: point.step for point in points}
         self._save_state()
         return True
 
@@ -196,46 +210,49 @@ class OutboxSender:
         self._images.add(path.name)
         self._save_state()
 
-    def _read_batch(self, offset: int, until: int | None = None) -> tuple[list[MetricPoint], int]:
+    def _read_batch(self, path: Path, offset: int) -> tuple[list[MetricPoint], int]:
         """New points of complete lines from ``offset`` on, and the offset after them."""
-        path = self.folder / METRICS_FILE
-        points: dict[tuple[int, str], MetricPoint] = {}
+        points: list[MetricPoint] = []
+        last = dict(self._last_steps)
         if not path.exists():
-            return [], offset
+            return points, offset
         with path.open("rb") as stream:
             stream.seek(offset)
             for line in stream:
-                if not line.endswith(b"\n") or (until is not None and offset >= until):
+                if not line.endswith(b"\n") or len(points) >= _POINTS_PER_BATCH:
                     break
                 offset += len(line)
                 for point in _parse(line, path):
-                    key = (point.step, point.name)
-                    if key not in self._sent:
-                        points.setdefault(key, point)
-                if until is None and len(points) >= _POINTS_PER_BATCH:
-                    break
-        return list(points.values()), offset
+                    if point.step > last.get(point.name, -1):
+                        points.append(point)
+                        last[point.name] = point.step
+        return points, offset
 
     def _load_state(self) -> None:
         path = self.folder / STATE_FILE
         if not path.exists():
             return
         state = json.loads(path.read_bytes())
-        metrics = self.folder / METRICS_FILE
-        size = metrics.stat().st_size if metrics.exists() else 0
-        if state["run_id"] != self.run_id or state["offset"] > size:
-            return  # Another run, or a new file: nothing of it has been sent.
+        offsets = state.get("offsets")
+        if state["run_id"] != self.run_id or offsets is None:
+            return  # Nothing has been sent to this run, or an older version does not say what.
+        if any(offset > _size(self.folder / name) for name, offset in offsets.items()):
+            return  # A new file under an old name.
+        self._offsets, self._last_steps = offsets, state["last_steps"]
         self._images = set(state["images"])
-        points, self._offset = self._read_batch(0, until=state["offset"])
-        self._sent.update((point.step, point.name) for point in points)
 
     def _save_state(self) -> None:
         state = {
             "run_id": self.run_id,
-            "offset": self._offset,
+            "offsets": self._offsets,
+            "last_steps": self._last_steps,
             "images": sorted(self._images),
         }
         write_atomically(self.folder / STATE_FILE, json.dumps(state).encode())
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _parse(line: bytes, path: Path) -> list[MetricPoint]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlparse
@@ -60,6 +61,7 @@ def register_model(
     name: str,
     alias: str | None = CHAMPION,
     run_id: str | None = None,
+    lineage: Mapping[str, str] | None = None,
 ) -> str:
     """Upload a model folder and make it a version of ``name``; the same files make one version.
 
@@ -69,6 +71,7 @@ def register_model(
         name: Name of the registered model; created when it is new.
         alias: Alias that moves to the version (None: no alias).
         run_id: Run whose artifacts hold the files (None: a run of its own).
+        lineage: Tags of a new version: what the model was made from.
 
     Returns:
         The version.
@@ -85,7 +88,8 @@ def register_model(
     with mlflow_errors():
         version = _version_with(client, name, digest)
         if version is None:
-            version = _upload(client, tracker_uri, folder, name, digest, run_id)
+            tags = {**(lineage or {}), DIGEST_TAG: digest}
+            version = _upload(client, tracker_uri, folder, name, tags, run_id)
         if alias is not None:
             client.set_registered_model_alias(name, alias, version)
     return version
@@ -183,7 +187,12 @@ def _version_with(client: MlflowClient, name: str, digest: str) -> str | None:
 
 
 def _upload(
-    client: MlflowClient, uri: str, folder: Path, name: str, digest: str, run_id: str | None
+    client: MlflowClient,
+    uri: str,
+    folder: Path,
+    name: str,
+    tags: dict[str, str],
+    run_id: str | None,
 ) -> str:
     from mlflow.exceptions import MlflowException
 
@@ -194,7 +203,7 @@ def _upload(
         run_id = tracker.start_run(f"register {name}")
         tracker.end_run(run_id)
     # The digest in the path keeps two models of one run apart.
-    path = f"models/{digest[:16]}"
+    path = f"models/{tags[DIGEST_TAG][:16]}"
     client.log_artifacts(run_id, str(folder), path)
     try:
         client.create_registered_model(name)
@@ -203,7 +212,7 @@ def _upload(
             raise
     source = f"{client.get_run(run_id).info.artifact_uri}/{path}"
     created = client.create_model_version(
-        name, source, run_id=run_id, tags={DIGEST_TAG: digest}, await_creation_for=0
+        name, source, run_id=run_id, tags=tags, await_creation_for=0
     )
     return str(created.version)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from nurie.tracking.dashboard import page, write_view
 from nurie.tracking.store import artifact_root, tracking_uri
 
 LOOPBACK_HOSTS = "localhost:*,127.0.0.1:*,[::1]:*"
@@ -44,15 +45,19 @@ def command(
 
 
 def runs_pages(uri: str) -> dict[str, str]:
-    """Path of the page with the runs, by experiment; MLflow's first page is about language models.
+    """Path of the page with the runs, by experiment, the last used first.
+
+    Where an experiment has trained stages, its page opens with the charts that matter.
 
     Args:
         uri: The store; it is made if there is none.
     """
-    from nurie.tracking.mlflow_tracker import connect
+    from nurie.tracking.mlflow_tracker import connect, mlflow_errors
 
-    experiments = connect(uri).search_experiments(order_by=["last_update_time DESC"])
-    return {
-        each.name: f"/#/experiments/{each.experiment_id}/runs?workflowType=machine_learning"
-        for each in experiments
-    }
+    client = connect(uri)
+    with mlflow_errors():
+        experiments = client.search_experiments(order_by=["last_update_time DESC"])
+        return {
+            each.name: page(each.experiment_id, shared=write_view(client, each.experiment_id))
+            for each in experiments
+        }

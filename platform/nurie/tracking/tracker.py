@@ -30,6 +30,18 @@ class MetricPoint(NamedTuple):
     """Milliseconds since 1970."""
 
 
+class DatasetVersion(NamedTuple):
+    """The data that a run was trained on."""
+
+    name: str
+    digest: str
+    """SHA-256 of the data set's manifest, which holds the digests of its files."""
+    source: str
+    """Folder or address."""
+    counts: dict[str, int]
+    """Samples per split."""
+
+
 class Tracker(Protocol):
     """Runs named by explicit ids; there is no current run.
 
@@ -44,8 +56,13 @@ class Tracker(Protocol):
         run_id: str | None = None,
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
+        start_time: int | None = None,
     ) -> str:
-        """Start a run, or continue ``run_id``; returns its id."""
+        """Start a run (``start_time``: milliseconds since 1970), or continue ``run_id``.
+
+        Returns:
+            Its id.
+        """
         ...
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
@@ -62,6 +79,10 @@ class Tracker(Protocol):
 
     def log_image(self, run_id: str, image: Image, path: str, step: int | None = None) -> None:
         """Log a picture as artifact ``path``, or as frame ``step`` of the series ``path``."""
+        ...
+
+    def log_dataset(self, run_id: str, data: DatasetVersion) -> None:
+        """Log which data a run was trained on."""
         ...
 
     def log_artifact(self, run_id: str, path: Path, artifact_path: str | None = None) -> None:

@@ -82,8 +82,8 @@ class TrainingStage(nn.Module, ABC):
         return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
 
     def diffusion_loss(self, prediction: torch.Tensor, draws: StepDraws) -> torch.Tensor:
-        """Mean squared error on v, with min-SNR weights when they are switched on."""
+        """Mean squared error on v; in training with min-SNR weights when they are switched on."""
         per_sample = (prediction.float() - draws.target.float()).square().mean((1, 2, 3))
-        if self.settings.snr_gamma is not None:
+        if self.settings.snr_gamma is not None and self.training:
             per_sample = per_sample * min_snr_weight(draws.alphas, self.settings.snr_gamma)
         return per_sample.mean()
