@@ -26,6 +26,7 @@ from nurie_pipelines.train.records import RunRecords
 from nurie_pipelines.train.worker import make_stage
 
 console = Console()
+_WATCHING = ("tracking", "keep_checkpoints", "sample_every")
 
 
 def train(config: TrainConfig, from_scratch: bool = False) -> Path:
@@ -76,7 +77,7 @@ def _claim_output(config: TrainConfig) -> None:
         before = yaml.safe_load(path.read_text())
         different = [key for key in resolved if before.get(key) != resolved[key]]
         # How a run is watched may change while it is continued; what it computes may not.
-        different = [key for key in different if key not in ("tracking", "keep_checkpoints")]
+        different = [key for key in different if key not in _WATCHING]
         if different:
             raise ValueError(
                 f"{config.output}: belongs to a run with other settings ({', '.join(different)} "
