@@ -17,7 +17,7 @@ from nurie.config.data import CharactersSource, DataConfig
 from nurie.config.evaluate import EvaluateConfig
 from nurie.config.loader import load_config
 from nurie.config.model import ModelConfig
-from nurie.config.train import TrackingConfig
+from nurie.config.train import MlflowConfig
 from nurie.data.shards import ShardReader
 from nurie.evaluation.pairs import choose_pairs
 from nurie.tracking.mlflow_tracker import connect
@@ -86,7 +86,7 @@ def config(model: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) 
         num_inference_steps=2,
         batch_size=4,
         sheet_rows=3,
-        tracking=TrackingConfig(uri=f"sqlite:///{output}/mlflow.db", experiment="test"),
+        tracking=MlflowConfig(uri=f"sqlite:///{output}/mlflow.db", experiment="test"),
     )
 
 

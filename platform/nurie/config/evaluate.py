@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from nurie.config.base import AbsolutePath, ConfigModel
-from nurie.config.train import TrackingConfig
+from nurie.config.train import MlflowConfig
 
 
 class EvaluateConfig(ConfigModel):
@@ -35,7 +35,7 @@ class EvaluateConfig(ConfigModel):
     """One GPU per actor instead of one CPU."""
     sheet_rows: int = Field(default=12, ge=1)
     """Rows of the contact sheet."""
-    tracking: TrackingConfig = TrackingConfig(registered_model=None, alias=None)
+    tracking: MlflowConfig = MlflowConfig()
     """MLflow."""
     seed: int = Field(default=0, ge=0)
     """Seed of pairs and noise."""

@@ -222,13 +222,18 @@ class GuardConfig(ConfigModel):
     """Skipped steps of a stage after which it stops and names the samples."""
 
 
-class TrackingConfig(ConfigModel):
-    """MLflow."""
+class MlflowConfig(ConfigModel):
+    """Where runs are written down."""
 
     uri: str = "sqlite:///mlflow.db"
     """Tracking store; a relative SQLite path is taken from the current directory."""
     experiment: str = "nurie"
     """Experiment of the runs."""
+
+
+class TrackingConfig(MlflowConfig):
+    """MLflow: where, which model, and how closely a run is watched."""
+
     registered_model: str | None = "nurie"
     """Name in the model registry (None: do not register)."""
     alias: str | None = "champion"
