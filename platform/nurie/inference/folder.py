@@ -19,7 +19,7 @@ from nurie.config.model import ModelConfig
 from nurie.data.tagger import Tagger
 from nurie.inference.scheduler import build_scheduler
 from nurie.models.background_encoder import BackgroundEncoder
-from nurie.models.colorizer import LORA_FOLDER, LORA_NAME, add_lora
+from nurie.models.colorizer import LORA_FOLDER, LORA_NAME, add_background_lora
 from nurie.models.folders import load_lora, load_part, save_lora, save_part
 from nurie.models.foreground_encoder import ForegroundAdapter
 from nurie.models.reference_projection import ReferenceProjection
@@ -98,7 +98,7 @@ def load_pipeline_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
             raise FileNotFoundError(f"{folder / name}: missing in the model folder")
     if (folder / LORA_FOLDER).is_dir():
         config = json.loads((folder / LORA_FOLDER / "config.json").read_text())
-        add_lora(parts["unet"], config["rank"])
+        add_background_lora(parts["unet"], config["rank"])
         load_lora(parts["unet"], LORA_NAME, folder / LORA_FOLDER)
     for name in ("vae", "image_encoder", *REQUIRED, *OPTIONAL):
         if name in parts:

@@ -41,6 +41,11 @@ def add_lora(unet: ColorizationUNet, rank: int, name: str, targets: Sequence[str
     )
 
 
+def add_background_lora(unet: ColorizationUNet, rank: int) -> None:
+    """Adds a fresh LoRA to the queries, keys and values of the U-Net's cross-attention."""
+    add_lora(unet, rank, LORA_NAME, BACKGROUND_TARGETS)
+
+
 @contextmanager
 def use_lora(unet: ColorizationUNet, *, active: bool) -> Iterator[None]:
     """Runs the body with or without the background LoRA; a U-Net without one is left alone."""
@@ -86,7 +91,7 @@ class ColorizationModel(nn.Module):
         if self.background_encoder is None:
             self.background_encoder = BackgroundEncoder.build(self.config)
             _copy_common(self.unet, self.background_encoder)
-            add_lora(self.unet, self.config.lora_rank, LORA_NAME, BACKGROUND_TARGETS)
+            add_background_lora(self.unet, self.config.lora_rank)
         return self.background_encoder
 
     def parts(self) -> dict[str, ModelMixin]:
