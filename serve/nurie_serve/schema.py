@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from PIL import Image
-
 from nurie.config.serve import LimitsConfig
-from nurie.inference.controls import CONTROLS, Control, ControlValue
+from nurie.inference.controls import CONTROLS, Control
 
 IMAGE_INPUTS = {
     "sketch": "line sketch to colour (required)",
@@ -19,41 +16,6 @@ IMAGE_INPUTS = {
     "mask": "foreground of the sketch: white is foreground",
 }
 REQUIRED_INPUTS = ("sketch", "reference")
-
-
-@dataclass(frozen=True)
-class ColorizeJob:
-    """One checked request, ready to run."""
-
-    sketch: Image.Image
-    reference: Image.Image
-    seed: int
-    controls: dict[str, ControlValue | None]
-    """Every control but the seed."""
-    deadline: float
-    """Unix time after which nobody waits for the result."""
-    background: Image.Image | None = None
-    mask: Image.Image | None = None
-
-    @property
-    def batch_key(self) -> Hashable:
-        """Equal for jobs that may run in one batch."""
-        has = self.background is not None, self.mask is not None
-        return self.sketch.size, has, tuple(sorted(self.controls.items()))
-
-    @property
-    def expired(self) -> bool:
-        """True once nobody waits any more."""
-        return time.time() > self.deadline
-
-
-@dataclass(frozen=True)
-class ColorizeResult:
-    """A finished picture."""
-
-    png: bytes
-    seed: int
-    model: str
 
 
 @dataclass(frozen=True)
