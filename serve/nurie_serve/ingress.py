@@ -13,7 +13,7 @@ from nurie.config.serve import ServeConfig
 from nurie_serve import errors
 from nurie_serve.documents import ProblemDocument
 from nurie_serve.limits import BodyLimit, SecurityHeaders
-from nurie_serve.routes import colorize, information, jobs
+from nurie_serve.routes import colorize, events, information, jobs
 from nurie_serve.service import Service
 
 
@@ -39,7 +39,7 @@ def create_api(config: ServeConfig, colorizer: DeploymentHandle) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=config.limits.max_body_bytes)
     app.add_middleware(SecurityHeaders)
     errors.install_handlers(app)
-    for module in (colorize, jobs, information):
+    for module in (colorize, jobs, events, information):
         app.include_router(module.router(service))
     information.add_page(app)
     _describe_problems(app)

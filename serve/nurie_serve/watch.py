@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from nurie_serve.jobs.store import JobStore
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.05
+PLACES_EVERY_S = 0.5
 
 
 class Watcher:
@@ -29,6 +31,17 @@ class Watcher:
         self._versions: dict[str, int] = {}
         self._wanted = asyncio.Event()
         self._look_now = asyncio.Event()
+        self._places: dict[str, tuple[int, float | None]] = {}
+        self._placed_at = float("-inf")
+        self._placing = asyncio.Lock()
+
+    async def place(self, job_id: str) -> tuple[int, float | None] | None:
+        """Place in the queue and estimated seconds, as of a moment ago; None once it has left."""
+        async with self._placing:
+            if time.monotonic() - self._placed_at > PLACES_EVERY_S:
+                self._places = await asyncio.to_thread(self._store.places)
+                self._placed_at = time.monotonic()
+        return self._places.get(job_id)
 
     @contextmanager
     def listen(self, job_id: str) -> Iterator[asyncio.Event]:

@@ -269,6 +269,7 @@ def test_openapi_describes_the_form(client: TestClient) -> None:
         "/v1/jobs/cancel",
         "/v1/jobs/{job_id}",
         "/v1/jobs/{job_id}/cancel",
+        "/v1/jobs/{job_id}/events",
         "/v1/jobs/{job_id}/images/{number}",
         "/v1/options",
         "/v1/models",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select
@@ -75,8 +76,27 @@ def place_in_queue(session: Session, job: Job) -> int:
     return 1 + (session.scalar(select(func.count()).where(Job.status == QUEUED, ahead)) or 0)
 
 
-def mean_run(session: Session) -> float | None:
-    """Mean seconds that a recent job ran; None if none has."""
+@dataclass(frozen=True)
+class Pace:
+    """How fast the queue moves.
+
+    Args:
+        mean_s: Mean seconds that a recent job ran; None if none has.
+        num_running: Jobs that run now.
+    """
+
+    mean_s: float | None
+    num_running: int
+
+    def until(self, place: int) -> float | None:
+        """Seconds until the job at this place may be done; None if nothing is known."""
+        if self.mean_s is None:
+            return None
+        return round(self.mean_s + place * self.mean_s / max(1, self.num_running), 1)
+
+
+def estimate_pace(session: Session) -> Pace:
+    """How fast the queue moves now."""
     recent = (
         select((Job.finished_at - Job.started_at).label("seconds"))
         .where(Job.status == SUCCEEDED)
@@ -84,13 +104,6 @@ def mean_run(session: Session) -> float | None:
         .limit(RECENT)
         .subquery()
     )
-    return session.scalar(select(func.avg(recent.c.seconds)))
-
-
-def estimate(session: Session, job: Job, position: int) -> float | None:
-    """Seconds until a waiting job may be finished; None if nothing is known."""
-    mean = mean_run(session)
-    if mean is None:
-        return None
+    mean_s = session.scalar(select(func.avg(recent.c.seconds)))
     running = session.scalar(select(func.count()).where(Job.status == RUNNING)) or 0
-    return mean + position * mean / max(1, running)
+    return Pace(mean_s, running)

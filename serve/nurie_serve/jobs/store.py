@@ -17,7 +17,7 @@ from nurie_serve.jobs.files import PictureFiles
 from nurie_serve.jobs.rows import (
     append_event,
     end_job,
-    estimate,
+    estimate_pace,
     input_file,
     kept_bytes,
     place_in_queue,
@@ -312,6 +312,14 @@ class JobStore:
                 found.update((row.id, row.last_event) for row in rows)
         return found
 
+    def places(self) -> dict[str, tuple[int, float | None]]:
+        """Every waiting job with its place, from 1, and its estimated seconds."""
+        query = select(Job.id).where(Job.status == QUEUED).order_by(Job.priority.desc(), Job.id)
+        with self.reading.begin() as session:
+            pace = estimate_pace(session)
+            waiting = enumerate(session.scalars(query), 1)
+            return {job_id: (place, pace.until(place)) for place, job_id in waiting}
+
     def counts(self) -> dict[str, int]:
         """Jobs by status, of all owners."""
         with self.reading.begin() as session:
@@ -334,10 +342,10 @@ class JobStore:
             images = session.scalars(query).all()
         elif job.status == QUEUED:
             position = place_in_queue(session, job)
-            eta_s = estimate(session, job, position)
+            eta_s = estimate_pace(session).until(position)
         elif job.status == RUNNING:
             eta_s = job.eta_s
-        return Snapshot(job, images, position, None if eta_s is None else round(eta_s, 1))
+        return Snapshot(job, images, position, eta_s)
 
 
 def _job_row(new: NewJob) -> Job:
