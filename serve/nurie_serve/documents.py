@@ -116,6 +116,59 @@ class JobPage(Document):
     """Give it back as ``cursor`` for the next page; null on the last."""
 
 
+class UploadDocument(Document):
+    """A picture that was sent once, to be used often."""
+
+    upload_id: str
+    """Send it as text in the place of a file."""
+    sha256: str
+    """Of the picture as kept: decoded, turned upright, without metadata, as PNG."""
+    width: int
+    """In pixels."""
+    height: int
+    """In pixels."""
+    expires_at: datetime
+    """When it is deleted."""
+
+
+class BatchItem(Document):
+    """One picture of a batch."""
+
+    index: int
+    """Number within the batch, from 0."""
+    sketch: str
+    """Name of its sketch, as sent."""
+    reference: str
+    """Name of its reference, as sent."""
+    seed: int
+    """Its seed."""
+    status: JobStatus | Literal["deleted"]
+    """Of its job."""
+    job: str | None
+    """Its job; null if the item was refused."""
+    error: ProblemDocument | None
+    """Why it was refused or failed."""
+    url: str | None
+    """Where its picture is, once it is finished."""
+
+
+class BatchDocument(Document):
+    """Many pictures asked for at once: every sketch with every reference and every seed."""
+
+    id: str
+    """Name of the batch."""
+    created_at: datetime
+    """When it was accepted."""
+    counts: dict[str, int]
+    """Items by status."""
+    finished: bool
+    """Whether every item has ended."""
+    items: list[BatchItem]
+    """The pictures."""
+    archive: str
+    """Where a zip of the finished pictures is."""
+
+
 class CountDocument(Document):
     """How many."""
 

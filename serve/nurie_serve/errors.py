@@ -16,7 +16,8 @@ from starlette.exceptions import HTTPException
 
 from nurie.inference.controls import ControlError
 from nurie.inference.images import ImageError
-from nurie_serve.jobs.store import KeyConflict, QueueFull, StorageFull
+from nurie_serve.jobs.pictures import StorageFull
+from nurie_serve.jobs.store import KeyConflict, QueueFull
 
 logger = logging.getLogger(__name__)
 

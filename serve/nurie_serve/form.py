@@ -24,6 +24,7 @@ from nurie_serve.errors import Problem
 from nurie_serve.schema import IMAGE_INPUTS, REQUIRED_INPUTS
 
 MAX_FIELDS = 64
+MAX_FILES = len(IMAGE_INPUTS) + 4
 PARAMS = "params"
 PREVIEW_EVERY = Control(
     "preview_every",
@@ -57,7 +58,7 @@ class Asked:
     def fingerprint(self) -> str:
         """SHA-256 of all that was asked for."""
         files = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
-        return _digest([self.values, files, self.uploads, self.preview_every])
+        return digest_of([self.values, files, self.uploads, self.preview_every])
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,12 @@ async def read_request(request: Request, controls: tuple[Control, ...]) -> Asked
     return Asked(values, files, uploads, int(preview_every))
 
 
-async def read_form(request: Request) -> FormData:
+async def read_form(request: Request, max_files: int = MAX_FILES) -> FormData:
     """Parse the body.
+
+    Args:
+        request: The request.
+        max_files: Most files.
 
     Raises:
         Problem: 400 for an empty or broken body, 415 for anything but a multipart form.
@@ -106,7 +111,7 @@ async def read_form(request: Request) -> FormData:
             "unsupported_media_type",
             f"send multipart/form-data, not {kind or 'a body without Content-Type'}",
         )
-    return await request.form(max_files=len(IMAGE_INPUTS) + 4, max_fields=MAX_FIELDS)
+    return await request.form(max_files=max_files, max_fields=MAX_FIELDS)
 
 
 def read_controls(
@@ -131,7 +136,7 @@ def read_controls(
         if name not in known:
             raise unknown_control(name, [*IMAGE_INPUTS, PARAMS, *extra, *known])
         if name in values:
-            raise _invalid(name, "duplicate_field", "given more than once")
+            raise invalid(name, "duplicate_field", "given more than once")
         if not isinstance(value, str):
             raise ControlError(name, f"a file is not {known[name].allowed}")
         values[name] = known[name].parse_text(value)
@@ -153,18 +158,27 @@ async def read_images(form: FormData) -> tuple[dict[str, bytes], dict[str, str]]
     for name in IMAGE_INPUTS:
         given = form.getlist(name)
         if len(given) > 1:
-            raise _invalid(name, "duplicate_field", "given more than once")
+            raise invalid(name, "duplicate_field", "given more than once")
         if given:
             value = given[0]
             if isinstance(value, UploadFile):
                 files[name] = await value.read()
-            elif UPLOAD_ID.fullmatch(value):
-                uploads[name] = value
             else:
-                raise _not_a_file(name, value)
+                uploads[name] = check_upload_id(name, value)
         elif name in REQUIRED_INPUTS:
-            raise _invalid(name, "missing_field", f"the {name} picture is missing")
+            raise invalid(name, "missing_field", f"the {name} picture is missing")
     return files, uploads
+
+
+def check_upload_id(field: str, text: str) -> str:
+    """The id of an upload.
+
+    Raises:
+        Problem: 422 for any other text.
+    """
+    if not UPLOAD_ID.fullmatch(text):
+        raise _not_a_file(field, text)
+    return text
 
 
 def decode(files: Mapping[str, bytes], limits: LimitsConfig) -> dict[str, Decoded]:
@@ -200,7 +214,7 @@ def batch_key(sizes: Mapping[str, tuple[int, int]], params: Mapping[str, Any]) -
         params: Every control.
     """
     controls = {name: value for name, value in params.items() if name != "seed"}
-    return _digest([sizes["sketch"], sorted(sizes), controls])
+    return digest_of([sizes["sketch"], sorted(sizes), controls])
 
 
 def check_other_side(sketch: tuple[int, int], values: Mapping[str, Any], max_side: int) -> None:
@@ -220,7 +234,8 @@ def check_other_side(sketch: tuple[int, int], values: Mapping[str, Any], max_sid
             )
 
 
-def _digest(value: Any) -> str:
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON value."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -231,19 +246,20 @@ def _read_params(text: Any) -> dict[str, Any]:
     try:
         values = json.loads(text, parse_constant=lambda _: math.nan)
     except (TypeError, ValueError, RecursionError):
-        raise _invalid(PARAMS, "invalid_json", "not a JSON object") from None
+        raise invalid(PARAMS, "invalid_json", "not a JSON object") from None
     if not isinstance(values, dict):
-        raise _invalid(PARAMS, "invalid_json", "not a JSON object")
+        raise invalid(PARAMS, "invalid_json", "not a JSON object")
     return values
 
 
 def _not_a_file(name: str, text: str) -> Problem:
     if "://" in text[:32] or text.startswith("data:"):
-        return _invalid(
+        return invalid(
             name, "urls_not_allowed", "addresses are never fetched: send the picture itself"
         )
-    return _invalid(name, "not_a_file", "send the picture as a file, not as text")
+    return invalid(name, "not_a_file", "send the picture as a file, not as text")
 
 
-def _invalid(field: str, code: str, detail: str) -> Problem:
+def invalid(field: str, code: str, detail: str) -> Problem:
+    """A field that cannot be used."""
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, code, detail, field)

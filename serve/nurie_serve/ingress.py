@@ -13,7 +13,17 @@ from nurie.config.serve import ServeConfig
 from nurie_serve import errors
 from nurie_serve.documents import ProblemDocument
 from nurie_serve.limits import BodyLimit, SecurityHeaders
-from nurie_serve.routes import colorize, events, information, jobs
+from nurie_serve.routes import (
+    batches,
+    colorize,
+    events,
+    information,
+    jobs,
+    kserve,
+    openai,
+    uploads,
+)
+from nurie_serve.routes.answers import problems
 from nurie_serve.service import Service
 
 
@@ -39,7 +49,7 @@ def create_api(config: ServeConfig, colorizer: DeploymentHandle) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=config.limits.max_body_bytes)
     app.add_middleware(SecurityHeaders)
     errors.install_handlers(app)
-    for module in (colorize, jobs, events, information):
+    for module in (colorize, jobs, events, batches, uploads, information, openai, kserve):
         app.include_router(module.router(service))
     information.add_page(app)
     _describe_problems(app)
@@ -47,13 +57,20 @@ def create_api(config: ServeConfig, colorizer: DeploymentHandle) -> FastAPI:
 
 
 def _describe_problems(app: FastAPI) -> None:
-    """Name the problem document in the API's description."""
+    """Describe a parameter that cannot be used as what it is here: a problem document."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schemas = generate().setdefault("components", {}).setdefault("schemas", {})
+            document = generate()
+            schemas = document["components"]["schemas"]
             schemas["Problem"] = ProblemDocument.model_json_schema()
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+            for methods in document["paths"].values():
+                for operation in methods.values():
+                    if "422" in operation["responses"]:
+                        operation["responses"]["422"] = problems(422)[422]
         return generate()
 
     app.openapi = openapi  # type: ignore[method-assign]

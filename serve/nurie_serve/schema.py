@@ -56,9 +56,19 @@ def _capped(control: Control, cap: int | None) -> Control:
 
 
 def options(
-    controls: Iterable[Control], limits: LimitsConfig, defaults: Mapping[str, float]
+    controls: Iterable[Control],
+    limits: LimitsConfig,
+    defaults: Mapping[str, float],
+    formats: Iterable[str],
 ) -> dict[str, Any]:
-    """The answer of ``GET /v1/options``; ``defaults`` are the model's own."""
+    """The answer of ``GET /v1/options``.
+
+    Args:
+        controls: The controls with this server's ranges.
+        limits: What a request may ask for.
+        defaults: The model's own.
+        formats: Names of the formats that a picture can be had in.
+    """
     return {
         "inputs": [
             {"name": name, "required": name in REQUIRED_INPUTS, "help": text}
@@ -73,13 +83,13 @@ def options(
             }
             for control in controls
         ],
+        "formats": list(formats),
         "limits": limits.model_dump(),
     }
 
 
 def colorize_request_schema(controls: Iterable[Control]) -> dict[str, Any]:
     """OpenAPI description of the multipart form of ``POST /v1/colorize``."""
-    types = {int: "integer", float: "number", bool: "boolean", str: "string"}
     properties: dict[str, Any] = {
         name: {"type": "string", "format": "binary", "description": text}
         for name, text in IMAGE_INPUTS.items()
@@ -89,17 +99,7 @@ def colorize_request_schema(controls: Iterable[Control]) -> dict[str, Any]:
         "contentMediaType": "application/json",
         "description": "the controls below as one JSON object, instead of a field each",
     }
-    for control in controls:
-        entry = {
-            "type": types[control.type],
-            "description": control.help,
-            "default": control.default,
-            "minimum": control.minimum,
-            "maximum": control.maximum,
-            "multipleOf": control.multiple_of,
-            "enum": control.choices,
-        }
-        properties[control.name] = {k: v for k, v in entry.items() if v is not None}
+    properties |= {control.name: control_schema(control) for control in controls}
     form = {
         "type": "object",
         "required": list(REQUIRED_INPUTS),
@@ -107,3 +107,18 @@ def colorize_request_schema(controls: Iterable[Control]) -> dict[str, Any]:
         "additionalProperties": False,
     }
     return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+
+
+def control_schema(control: Control) -> dict[str, Any]:
+    """OpenAPI description of one control."""
+    types = {int: "integer", float: "number", bool: "boolean", str: "string"}
+    entry = {
+        "type": types[control.type],
+        "description": control.help,
+        "default": control.default,
+        "minimum": control.minimum,
+        "maximum": control.maximum,
+        "multipleOf": control.multiple_of,
+        "enum": control.choices,
+    }
+    return {name: value for name, value in entry.items() if value is not None}

@@ -78,6 +78,38 @@ class Service:
             self._accept, owner, asked, decoded, params, fingerprint, key, deadline
         )
 
+    async def submit_series(
+        self, owner: str, asked: Asked, count: int, deadline: float
+    ) -> list[Snapshot]:
+        """Accept several jobs that differ in the seed: each has the next.
+
+        Raises:
+            ImageError: For a picture that cannot be used.
+            QueueFull: If too few places are free.
+        """
+        await self.check_places(count)
+        decoded = await self.decode(asked.files)
+        first = choose_seed(asked.values)
+
+        def accept() -> list[Snapshot]:
+            inputs, sizes = self._keep(owner, asked, decoded, first)
+            key = batch_key(sizes, first)
+            series = [
+                NewJob(
+                    owner=owner,
+                    params={**first, "seed": (first["seed"] + number) % 2**32},
+                    inputs=inputs,
+                    batch_key=key,
+                    fingerprint=asked.fingerprint,
+                    deadline=deadline,
+                    preview_every=asked.preview_every,
+                )
+                for number in range(count)
+            ]
+            return self.store.submit_all(series)
+
+        return await asyncio.to_thread(accept)
+
     async def check_places(self, count: int) -> None:
         """Refuse before the expensive part.
 
@@ -97,6 +129,17 @@ class Service:
         async with self._decoding:
             return await asyncio.to_thread(decode, files, self.config.limits)
 
+    async def find(self, owner: str, job_id: str) -> Snapshot:
+        """An owner's job.
+
+        Raises:
+            Problem: 404 if there is none.
+        """
+        snapshot = await asyncio.to_thread(self.store.get, owner, job_id)
+        if snapshot is None:
+            raise errors.not_found(f"job {job_id}")
+        return snapshot
+
     async def wait(self, owner: str, job_id: str) -> Snapshot:
         """Wait until a job has ended.
 
@@ -106,9 +149,7 @@ class Service:
         with self.watcher.listen(job_id) as changed:
             while True:
                 changed.clear()
-                snapshot = await asyncio.to_thread(self.store.get, owner, job_id)
-                if snapshot is None:
-                    raise errors.not_found(f"job {job_id}")
+                snapshot = await self.find(owner, job_id)
                 if snapshot.job.status in FINAL:
                     return snapshot
                 await changed.wait()
@@ -136,7 +177,9 @@ class Service:
         except FileNotFoundError:
             raise errors.not_found(f"picture {number} of job {snapshot.job.id}") from None
         job_id = snapshot.job.id
-        return Finished(png, snapshot.job.params, lambda name: self.store.read_input(job_id, name))
+        return Finished(
+            png, snapshot.job.params, lambda name: self.store.pictures.read_input(job_id, name)
+        )
 
     def _accept(
         self,
@@ -148,13 +191,7 @@ class Service:
         key: str | None,
         deadline: float | None,
     ) -> Snapshot:
-        sizes = {name: each.size for name, each in decoded.items()}
-        inputs = {}
-        for name, upload_id in asked.uploads.items():
-            inputs[name], sizes[name] = self._upload(owner, name, upload_id)
-        check_other_side(sizes["sketch"], params, self.config.limits.max_side)
-        for name, each in decoded.items():
-            inputs[name] = self.store.add_picture(owner, each.png, each.size).id
+        inputs, sizes = self._keep(owner, asked, decoded, params)
         return self.store.submit(
             NewJob(
                 owner=owner,
@@ -168,8 +205,26 @@ class Service:
             )
         )
 
-    def _upload(self, owner: str, name: str, upload_id: str) -> tuple[str, tuple[int, int]]:
-        picture = self.store.find_picture(owner, upload_id)
+    def _keep(
+        self, owner: str, asked: Asked, decoded: dict[str, Decoded], params: dict
+    ) -> tuple[dict[str, str], dict[str, tuple[int, int]]]:
+        """Keep a request's pictures; their ids and sizes by input name."""
+        sizes = {name: each.size for name, each in decoded.items()}
+        inputs = {}
+        for name, upload_id in asked.uploads.items():
+            inputs[name], sizes[name] = self.find_upload(owner, name, upload_id)
+        check_other_side(sizes["sketch"], params, self.config.limits.max_side)
+        for name, each in decoded.items():
+            inputs[name] = self.store.pictures.add(owner, each.png, each.size).id
+        return inputs, sizes
+
+    def find_upload(self, owner: str, name: str, upload_id: str) -> tuple[str, tuple[int, int]]:
+        """An upload's id and size.
+
+        Raises:
+            Problem: 404 if there is none or its time is over.
+        """
+        picture = self.store.pictures.find(owner, upload_id)
         if picture is None or (picture.expires_at or 0) < time.time():
             raise errors.not_found(f"upload {upload_id} (for {name})")
         return picture.id, (picture.width, picture.height)

@@ -35,7 +35,7 @@ def colorizer(config: ServeConfig, painter: Painter) -> Colorizer:
 
 
 def submit(store: JobStore, seed: int, steps: int = 1, **others) -> str:
-    pictures = [store.add_picture("me", PNG, (64, 64)).id for _ in range(2)]
+    pictures = [store.pictures.add("me", PNG, (64, 64)).id for _ in range(2)]
     inputs = dict(zip(("sketch", "reference"), pictures, strict=True))
     params = {"seed": seed, "num_inference_steps": steps}
     return store.submit(NewJob("me", params, inputs, f"{steps}", "0", **others)).job.id

@@ -129,29 +129,37 @@ def test_failure_tells_why(client: TestClient, files: dict) -> None:
     assert (kind, data["error"]["code"]) == ("failed", "internal_error")
 
 
-def test_deleted_job_ends_the_stream(client: TestClient, handle, files: dict) -> None:
-    handle.painter.gate.clear()
-    job = submit(client, files)
-    eventually(lambda: handle.jobs)
-    with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(events, client, job)
-        eventually(lambda: handle.jobs)
-        assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
-        reading.result(20)
-    handle.painter.gate.set()
-    assert client.get(f"/v1/jobs/{job['id']}/events").status_code == 404
-
-
-def test_silent_stream_is_kept_open(handle, monkeypatch: pytest.MonkeyPatch) -> None:
+def reading_alone(handle) -> SimpleNamespace:
+    """What a stream needs of the service."""
     store: JobStore = handle.replica.queue._store
-    monkeypatch.setattr("nurie_serve.routes.events._PING_EVERY_S", 0.05)
 
-    service = SimpleNamespace(
+    return SimpleNamespace(
         watcher=Watcher(store),
         store=store,
         document=lambda _: JobDocument.model_construct(finished_at=None),
     )
-    job_id = submit_to_store(store, 1)
+
+
+def test_deleted_job_ends_the_stream(handle) -> None:
+    service = reading_alone(handle)
+    job_id = submit_to_store(service.store, 1)
+
+    async def read() -> list[str]:
+        watching = asyncio.create_task(service.watcher.run())
+        lines = []
+        async for line in Stream(service, "me", job_id, 0).lines():
+            lines.append(line)
+            service.store.delete("me", job_id)
+        watching.cancel()
+        return lines
+
+    assert "event: queued" in asyncio.run(read())[0]
+
+
+def test_silent_stream_is_kept_open(handle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nurie_serve.routes.events._PING_EVERY_S", 0.05)
+    service = reading_alone(handle)
+    job_id = submit_to_store(service.store, 1)
     handle.replica.queue.take("l", 1)
 
     async def read() -> list[str]:

@@ -18,7 +18,8 @@ import sqlalchemy
 
 from nurie.config.serve import JobsConfig
 from nurie_serve.jobs.clean import clean
-from nurie_serve.jobs.store import JobStore, KeyConflict, NewJob, QueueFull, StorageFull
+from nurie_serve.jobs.pictures import StorageFull
+from nurie_serve.jobs.store import JobStore, KeyConflict, NewJob, QueueFull
 from nurie_serve.jobs.tables import StoreError, Table
 from nurie_serve.jobs.work import NewImage, WorkQueue
 
@@ -62,7 +63,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def new_job(store: JobStore, key: str = "a", owner: str = ME, **others) -> NewJob:
-    picture = store.add_picture(owner, PNG, (64, 64))
+    picture = store.pictures.add(owner, PNG, (64, 64))
     params = {"seed": 7, "num_inference_steps": 3}
     return NewJob(owner, params, {"sketch": picture.id}, key, "0" * 64, **others)
 
@@ -252,11 +253,11 @@ def test_cancel_storm(store: JobStore, queue: WorkQueue) -> None:
 
 def test_others_see_nothing(store: JobStore) -> None:
     job_id = submit(store)
-    picture = store.add_picture(ME, PNG, (64, 64), expires_at=time.time() + 60)
+    picture = store.pictures.add(ME, PNG, (64, 64), expires_at=time.time() + 60)
     assert store.get("you", job_id) is None
     assert store.cancel("you", job_id) is None
     assert not store.delete("you", job_id)
-    assert store.find_picture("you", picture.id) is None
+    assert store.pictures.find("you", picture.id) is None
     assert store.list_jobs("you", None, 10, None) == []
     assert store.cancel_all("you") == 0
     assert store.get(ME, job_id).job.status == "queued"
@@ -272,7 +273,7 @@ def test_pages_of_jobs(store: JobStore) -> None:
 
 
 def test_deleted_jobs_leave_no_files(store: JobStore, queue: WorkQueue) -> None:
-    upload = store.add_picture(ME, PNG, (64, 64), expires_at=time.time() + 60)
+    upload = store.pictures.add(ME, PNG, (64, 64), expires_at=time.time() + 60)
     plain = new_job(store)
     job_id = store.submit(NewJob(ME, plain.params, {**plain.inputs, "mask": upload.id}, "a", "0"))
     (work,) = queue.take("l", 1)
@@ -292,8 +293,8 @@ def test_what_is_kept(
         finish(queue, str(number), queue.take(str(number), 1)[0])
     clean(store)
     assert [each.job.id for each in store.list_jobs(ME, None, 9, None)] == job_ids[:0:-1]
-    store.add_picture(ME, PNG, (64, 64), expires_at=time.time() + 50)
-    store.add_picture(ME, PNG, (64, 64))
+    store.pictures.add(ME, PNG, (64, 64), expires_at=time.time() + 50)
+    store.pictures.add(ME, PNG, (64, 64))
     clock(1000)
     clean(store)
     assert [each.job.id for each in store.list_jobs(ME, None, 9, None)] == [job_ids[4]]
@@ -305,11 +306,11 @@ def test_bytes_are_limited(store: JobStore, queue: WorkQueue) -> None:
     for number in range(4):
         submit(store)
         finish(queue, str(number), queue.take(str(number), 1)[0], big)
-    store.add_picture(ME, PNG, (64, 64))
+    store.pictures.add(ME, PNG, (64, 64))
     clean(store)
     assert len(store.list_jobs(ME, "succeeded", 9, None)) == 3
     with pytest.raises(StorageFull):
-        store.add_picture(ME, b"x" * 2**20, (64, 64))
+        store.pictures.add(ME, b"x" * 2**20, (64, 64))
 
 
 def test_full_disk_leaves_no_half_file(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +320,7 @@ def test_full_disk_leaves_no_half_file(store: JobStore, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
-            store.add_picture(ME, PNG, (64, 64))
+            store.pictures.add(ME, PNG, (64, 64))
     assert stored_files(store) == []
     submit(store)
 

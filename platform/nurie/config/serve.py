@@ -36,6 +36,8 @@ class LimitsConfig(ConfigModel):
     """Longest side of a result."""
     max_inference_steps: int = Field(default=100, ge=1)
     """Most denoising steps."""
+    max_batch_images: int = Field(default=256, ge=1)
+    """Most pictures of one batch."""
     deadline_s: float = Field(default=120.0, gt=0)
     """A picture that takes longer, waiting for it included, is answered with 503."""
     step_timeout_s: float = Field(default=60.0, gt=0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from nurie_serve.jobs.rows import input_file, kept_bytes, remove_job
 from nurie_serve.jobs.store import JobStore
-from nurie_serve.jobs.tables import FINAL, Job, JobInput, Picture
+from nurie_serve.jobs.tables import FINAL, Batch, Job, JobInput, Picture
 
 ROUND = 100
 """Jobs deleted in one transaction: others want to write, too."""
@@ -34,6 +34,7 @@ def clean(store: JobStore) -> int:
             break
     with store.writing.begin() as session:
         files = _unused_pictures(session)
+        _empty_batches(session, store)
     _delete(store, files)
     return deleted
 
@@ -70,3 +71,10 @@ def _unused_pictures(session: Session) -> list[str]:
     for picture in pictures:
         session.delete(picture)
     return [input_file(picture.id) for picture in pictures]
+
+
+def _empty_batches(session: Session, store: JobStore) -> None:
+    """Delete batches whose jobs are gone."""
+    old = Batch.created_at < time.time() - store.config.keep_s
+    has_jobs = select(Job.id).where(Job.batch_id == Batch.id).exists()
+    session.execute(delete(Batch).where(old, ~has_jobs))

@@ -70,6 +70,12 @@ def kept_bytes(session: Session) -> int:
     return sum(session.scalar(select(total)) or 0 for total in sums)
 
 
+def count_jobs(session: Session) -> dict[str, int]:
+    """Jobs by status, of all owners."""
+    rows = session.execute(select(Job.status, func.count()).group_by(Job.status))
+    return {row[0]: row[1] for row in rows}
+
+
 def place_in_queue(session: Session, job: Job) -> int:
     """Place of a waiting job, from 1."""
     ahead = (Job.priority > job.priority) | ((Job.priority == job.priority) & (Job.id < job.id))

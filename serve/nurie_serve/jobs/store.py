@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +13,13 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from nurie.config.serve import JobsConfig
 from nurie_serve.jobs.files import PictureFiles
+from nurie_serve.jobs.pictures import PictureStore
 from nurie_serve.jobs.rows import (
+    Pace,
     append_event,
+    count_jobs,
     end_job,
     estimate_pace,
-    input_file,
-    kept_bytes,
     place_in_queue,
     remove_job,
 )
@@ -33,7 +33,6 @@ from nurie_serve.jobs.tables import (
     Image,
     Job,
     JobInput,
-    Picture,
     new_id,
     open_database,
 )
@@ -41,10 +40,6 @@ from nurie_serve.jobs.tables import (
 
 class QueueFull(Exception):
     """As many jobs wait as may."""
-
-
-class StorageFull(Exception):
-    """The pictures of unfinished jobs alone fill the store."""
 
 
 class KeyConflict(Exception):
@@ -66,7 +61,6 @@ class NewJob:
         priority: Higher goes first.
         preview_every: Steps between two previews; 0: none.
         batch_id: Batch that the job belongs to.
-        item: Its place there.
     """
 
     owner: str
@@ -79,7 +73,6 @@ class NewJob:
     priority: int = 0
     preview_every: int = 0
     batch_id: str | None = None
-    item: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +95,9 @@ class Snapshot:
 class JobStore:
     """Jobs in a database, their pictures in files.
 
+    Attributes:
+        pictures: The pictures that came in.
+
     Args:
         config: Where and for how long.
         max_queued: Jobs that may wait.
@@ -118,47 +114,11 @@ class JobStore:
         self.reading = sessionmaker(self._engine, expire_on_commit=False)
         writing = self._engine.execution_options(writes=True)
         self.writing = sessionmaker(writing, expire_on_commit=False)
+        self.pictures = PictureStore(config, self.files, self.reading, self.writing)
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
-
-    def add_picture(
-        self, owner: str, data: bytes, size: tuple[int, int], expires_at: float | None = None
-    ) -> Picture:
-        """Keep a checked picture, as PNG.
-
-        Args:
-            owner: Whose.
-            data: The PNG.
-            size: Width and height.
-            expires_at: Of an upload; other pictures go with their last job.
-
-        Raises:
-            StorageFull: If there is no room for it.
-        """
-        with self.reading.begin() as session:
-            self._check_room(session, len(data))
-        picture = Picture(
-            id=new_id("upl"),
-            owner=owner,
-            digest=hashlib.sha256(data).hexdigest(),
-            num_bytes=len(data),
-            width=size[0],
-            height=size[1],
-            created_at=time.time(),
-            expires_at=expires_at,
-        )
-        self.files.write(input_file(picture.id), data)
-        with self.writing.begin() as session:
-            session.add(picture)
-        return picture
-
-    def find_picture(self, owner: str, picture_id: str) -> Picture | None:
-        """An owner's own picture."""
-        with self.reading.begin() as session:
-            picture = session.get(Picture, picture_id)
-        return picture if picture is not None and picture.owner == owner else None
 
     def find_repeated(self, owner: str, key: str, fingerprint: str) -> Snapshot | None:
         """The job that an idempotency key stands for.
@@ -173,7 +133,7 @@ class JobStore:
                 return None
             if job.fingerprint != fingerprint:
                 raise KeyConflict(key)
-            return self._snapshot(session, job)
+            return self.snapshot(session, job)
 
     def submit(self, new: NewJob) -> Snapshot:
         """Accept a job; after this it is not lost.
@@ -200,10 +160,18 @@ class JobStore:
             QueueFull: If too few places are free.
         """
         with self.writing.begin() as session:
-            waiting = session.scalar(select(func.count()).where(Job.status == QUEUED)) or 0
-            if waiting + len(new) > self.max_queued:
-                raise QueueFull
-            return [self._accept(session, each) for each in new]
+            return self.accept(session, new)
+
+    def accept(self, session: Session, new: Sequence[NewJob]) -> list[Snapshot]:
+        """Accept jobs within a transaction.
+
+        Raises:
+            QueueFull: If too few places are free.
+        """
+        waiting = session.scalar(select(func.count()).where(Job.status == QUEUED)) or 0
+        if waiting + len(new) > self.max_queued:
+            raise QueueFull
+        return [self._accept(session, each) for each in new]
 
     def _accept(self, session: Session, new: NewJob) -> Snapshot:
         job = _job_row(new)
@@ -213,7 +181,7 @@ class JobStore:
             JobInput(job_id=job.id, name=name, picture_id=picture_id)
             for name, picture_id in new.inputs.items()
         )
-        snapshot = self._snapshot(session, job)
+        snapshot = self.snapshot(session, job)
         place = {"position": snapshot.position, "eta_s": snapshot.eta_s}
         append_event(session, job, QUEUED, place)
         return snapshot
@@ -224,7 +192,7 @@ class JobStore:
             job = session.get(Job, job_id)
             if job is None or job.owner != owner:
                 return None
-            return self._snapshot(session, job)
+            return self.snapshot(session, job)
 
     def list_jobs(
         self, owner: str, status: str | None, limit: int, before: str | None
@@ -243,13 +211,7 @@ class JobStore:
         if before is not None:
             query = query.where(Job.id < before)
         with self.reading.begin() as session:
-            return [self._snapshot(session, job) for job in session.scalars(query)]
-
-    def batch(self, owner: str, batch_id: str) -> list[Snapshot]:
-        """The jobs of a batch in their order."""
-        query = select(Job).where(Job.owner == owner, Job.batch_id == batch_id).order_by(Job.id)
-        with self.reading.begin() as session:
-            return [self._snapshot(session, job) for job in session.scalars(query)]
+            return [self.snapshot(session, job) for job in session.scalars(query)]
 
     def cancel(self, owner: str, job_id: str) -> Snapshot | None:
         """Cancel a job unless it has ended; the worker notices at its next step."""
@@ -259,7 +221,7 @@ class JobStore:
                 return None
             if job.status not in FINAL:
                 end_job(session, job, CANCELLED)
-            return self._snapshot(session, job)
+            return self.snapshot(session, job)
 
     def cancel_all(self, owner: str, statuses: Iterable[str] = (QUEUED, RUNNING)) -> int:
         """Cancel an owner's jobs of these statuses; return how many."""
@@ -289,13 +251,6 @@ class JobStore:
                 return None
             return session.get(Image, (job_id, number))
 
-    def read_input(self, job_id: str, name: str) -> bytes | None:
-        """The PNG of a job's input."""
-        query = select(JobInput.picture_id).where(JobInput.job_id == job_id, JobInput.name == name)
-        with self.reading.begin() as session:
-            picture_id = session.scalar(query)
-        return None if picture_id is None else self.files.read(input_file(picture_id))
-
     def events(self, job_id: str, after: int) -> list[Event]:
         """Events of a job with a higher number."""
         query = select(Event).where(Event.job_id == job_id, Event.number > after)
@@ -320,21 +275,18 @@ class JobStore:
             waiting = enumerate(session.scalars(query), 1)
             return {job_id: (place, pace.until(place)) for place, job_id in waiting}
 
+    def load(self) -> tuple[dict[str, int], Pace]:
+        """Jobs by status, of all owners, and how fast the queue moves."""
+        with self.reading.begin() as session:
+            return count_jobs(session), estimate_pace(session)
+
     def counts(self) -> dict[str, int]:
         """Jobs by status, of all owners."""
         with self.reading.begin() as session:
-            rows = session.execute(select(Job.status, func.count()).group_by(Job.status))
-            return {row[0]: row[1] for row in rows}
+            return count_jobs(session)
 
-    def _check_room(self, session: Session, num_bytes: int) -> None:
-        used = kept_bytes(session) + num_bytes
-        if used <= self.config.max_bytes:
-            return
-        finished = select(func.sum(Image.num_bytes)).join(Job).where(Job.status.in_(FINAL))
-        if used - (session.scalar(finished) or 0) > self.config.max_bytes:
-            raise StorageFull
-
-    def _snapshot(self, session: Session, job: Job) -> Snapshot:
+    def snapshot(self, session: Session, job: Job) -> Snapshot:
+        """A job as it is within a transaction."""
         images: Sequence[Image] = []
         position = eta_s = None
         if job.status == SUCCEEDED:
@@ -361,7 +313,6 @@ def _job_row(new: NewJob) -> Job:
         fingerprint=new.fingerprint,
         preview_every=new.preview_every,
         batch_id=new.batch_id,
-        item=new.item,
         created_at=time.time(),
         deadline=new.deadline,
         attempts=0,

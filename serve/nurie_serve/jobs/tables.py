@@ -62,8 +62,6 @@ class Job(Table):
     preview_every: Mapped[int] = mapped_column(default=0)
     """Steps between two previews; 0: none."""
     batch_id: Mapped[str | None]
-    item: Mapped[str | None]
-    """Place in the batch."""
     created_at: Mapped[float]
     deadline: Mapped[float | None]
     """Nobody waits after this."""
@@ -88,6 +86,20 @@ class Job(Table):
         Index("jobs_batch", "batch_id"),
         Index("jobs_finished", "finished_at"),
     )
+
+
+class Batch(Table):
+    """Many pictures asked for at once."""
+
+    __tablename__ = "batches"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+    idempotency_key: Mapped[str | None]
+    fingerprint: Mapped[str]
+    created_at: Mapped[float]
+    items: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    """One per picture: sketch, reference, seed, and the job or the error."""
+    __table_args__ = (Index("batches_idempotency", "owner", "idempotency_key", unique=True),)
 
 
 class Picture(Table):

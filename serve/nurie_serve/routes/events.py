@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header
 from fastapi.responses import StreamingResponse
 
-from nurie_serve import errors
 from nurie_serve.caller import WhoAsks
 from nurie_serve.jobs.tables import CANCELLED, FAILED, QUEUED
 from nurie_serve.routes.answers import problems
@@ -45,9 +44,7 @@ def router(service: Service) -> APIRouter:
         ] = None,
     ) -> StreamingResponse:
         """Follow a job: what has happened so far, then what happens, to its end."""
-        snapshot = await asyncio.to_thread(service.store.get, caller.name, job_id)
-        if snapshot is None:
-            raise errors.not_found(f"job {job_id}")
+        snapshot = await service.find(caller.name, job_id)
         after = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
         if after > snapshot.job.last_event:
             after = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
-from nurie_serve import examples
+from nurie_serve import errors, examples
+from nurie_serve.formats import FORMATS
+from nurie_serve.jobs.tables import QUEUED, RUNNING
 from nurie_serve.routes.answers import PICTURE, problems
 from nurie_serve.schema import options
 from nurie_serve.service import Service
@@ -45,12 +48,29 @@ def _add_information(routes: APIRouter, service: Service) -> None:
     async def get_options() -> dict[str, Any]:
         """Every picture, control and limit of /v1/colorize."""
         defaults = (await service.dispatcher.describe()).defaults
-        return options(service.controls, service.config.limits, defaults)
+        return options(service.controls, service.config.limits, defaults, FORMATS)
 
     @routes.get("/v1/models", responses=problems(503))
     async def get_models() -> dict[str, Any]:
         """The model that answers."""
         return {"models": [asdict(await service.dispatcher.describe())]}
+
+    @routes.get("/v1/models/{name:path}", responses=problems(404, 503))
+    async def get_model(name: str) -> dict[str, Any]:
+        """One model."""
+        info = await service.dispatcher.describe()
+        if name != info.name:
+            raise errors.not_found(f"model {name}; there is {info.name}")
+        return asdict(info)
+
+    @routes.get("/v1/queue")
+    async def get_queue() -> dict[str, Any]:
+        """How much is waiting: jobs of all callers, and the seconds that a recent one ran."""
+        counts, pace = await asyncio.to_thread(service.store.load)
+        waiting, running = (counts.get(status, 0) for status in (QUEUED, RUNNING))
+        most = service.config.max_queued_requests
+        estimate = pace.until(waiting + 1)
+        return {"queued": waiting, "running": running, "max_queued": most, "eta_s": estimate}
 
     @routes.get("/v1/examples")
     def get_examples() -> dict[str, Any]:

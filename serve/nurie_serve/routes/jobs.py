@@ -14,7 +14,6 @@ from nurie_serve.caller import WhoAsks
 from nurie_serve.documents import CountDocument, JobDocument, JobPage, JobStatus
 from nurie_serve.form import read_request
 from nurie_serve.formats import find_format
-from nurie_serve.jobs.store import Snapshot
 from nurie_serve.jobs.tables import QUEUED, RUNNING
 from nurie_serve.routes.answers import PICTURE, REFUSED, job_answer, problems
 from nurie_serve.schema import colorize_request_schema
@@ -85,7 +84,7 @@ def _add_reading(routes: APIRouter, service: Service) -> None:
     @routes.get("/{job_id}", responses=problems(404))
     async def get_job(job_id: str, caller: WhoAsks) -> JobDocument:
         """How a job is doing."""
-        return service.document(await _find(service, caller.name, job_id))
+        return service.document(await service.find(caller.name, job_id))
 
     @routes.get(
         "/{job_id}/images/{number}",
@@ -101,7 +100,7 @@ def _add_reading(routes: APIRouter, service: Service) -> None:
     ) -> Response:
         """A finished picture."""
         wanted = find_format(format)
-        snapshot = await _find(service, caller.name, job_id)
+        snapshot = await service.find(caller.name, job_id)
         finished = await asyncio.to_thread(service.finished, snapshot, number)
         tag = f'"{snapshot.images[number].sha256}-{wanted.suffix}"'
         headers = {"ETag": tag, "Cache-Control": "private, max-age=3600"}
@@ -139,10 +138,3 @@ def _add_ending(routes: APIRouter, service: Service) -> None:
         if not await asyncio.to_thread(store.delete, caller.name, job_id):
             raise errors.not_found(f"job {job_id}")
         service.watcher.look_now()
-
-
-async def _find(service: Service, owner: str, job_id: str) -> Snapshot:
-    snapshot = await asyncio.to_thread(service.store.get, owner, job_id)
-    if snapshot is None:
-        raise errors.not_found(f"job {job_id}")
-    return snapshot
