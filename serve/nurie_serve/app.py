@@ -10,13 +10,16 @@ from ray import serve
 from ray.serve import Application
 
 from nurie.config.serve import ServeConfig
-from nurie_serve.colorizer import Colorizer, ModelLoader, load_model
+from nurie_serve.colorizer import Colorizer
 from nurie_serve.errors import RETRY_AFTER_S
 from nurie_serve.ingress import Ingress
+from nurie_serve.model import ModelLoader, load_model
 
 APP_NAME = "nurie"
 HEALTH_CHECK_PERIOD_S = 5.0
 DRAIN_TIMEOUT_S = 30.0
+MAX_CONNECTIONS = 2000
+"""Requests, waiting ones and event streams included, that the HTTP application holds at once."""
 
 
 def build(args: ServeConfig | Mapping[str, Any]) -> Application:
@@ -43,15 +46,11 @@ def bind(config: ServeConfig, load: ModelLoader = load_model) -> Application:
 
 
 def _ingress(config: ServeConfig) -> serve.Deployment:
-    # As many as the colorizers can run or queue: one more is refused there, with a reason.
-    places = config.max_queued_requests + (
-        config.max_ongoing_requests * config.autoscaling.max_replicas
-    )
     deploy = serve.deployment(
         name="Ingress",
         num_replicas=1,
-        max_ongoing_requests=2 * places + 64,
-        max_queued_requests=places,
+        max_ongoing_requests=MAX_CONNECTIONS,
+        max_queued_requests=MAX_CONNECTIONS,
         backpressure_config={"status_code": 429, "retry_after_s": RETRY_AFTER_S},
         ray_actor_options={"num_cpus": 0, "runtime_env": _environment(1)},
         graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S,
@@ -64,7 +63,6 @@ def _colorizer(config: ServeConfig) -> serve.Deployment:
     deploy = serve.deployment(
         name="Colorizer",
         max_ongoing_requests=config.max_ongoing_requests,
-        max_queued_requests=config.max_queued_requests,
         autoscaling_config=config.autoscaling.model_dump(),
         ray_actor_options={
             "num_cpus": config.num_cpus,

@@ -1,25 +1,32 @@
-"""The deployment that holds the model: batches, steps with a heartbeat, pictures out."""
+"""The deployment that holds the model: leases jobs, runs them in batches, brings pictures in."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image, ImageDraw
-from ray import serve
 
 from nurie.config.serve import ServeConfig
-from nurie_serve.schema import ColorizeJob, ColorizeResult, ModelInfo
+from nurie_serve import errors
+from nurie_serve.jobs.store import JobStore
+from nurie_serve.jobs.work import NewImage, Work, WorkQueue
+from nurie_serve.lease_keeper import LeaseKeeper
+from nurie_serve.model import ModelLoader, load_model
+from nurie_serve.schema import ModelInfo
 
 logger = logging.getLogger(__name__)
 
 WARM_UP_SIZE = (64, 64)
+PROGRESS_EVERY_S = 0.3
+PREVIEW_SIDE = 256
 
 
 class Abandoned(Exception):
@@ -27,59 +34,27 @@ class Abandoned(Exception):
 
 
 @dataclass
-class Ticket:
-    """A job on its way through the replica."""
+class Batch:
+    """Leased jobs that run together.
 
-    job: ColorizeJob
-    cancelled: bool = False
-
-    @property
-    def wanted(self) -> bool:
-        """False once the visitor left or time is up."""
-        return not (self.cancelled or self.job.expired)
-
-
-Outcome = ColorizeResult | Exception
-ModelLoader = Callable[[ServeConfig], tuple[Any, ModelInfo]]
-
-
-def load_model(config: ServeConfig) -> tuple[Any, ModelInfo]:
-    """Load the pipeline that the configuration names, its files verified by digest.
-
-    Raises:
-        CheckpointError: If a file is missing or altered.
+    Args:
+        lease: Name of the lease.
+        jobs: The jobs.
+        inputs: Pictures of each job by name.
+        seconds: What took how long.
     """
-    import torch
-    from diffusers.utils import logging as diffusers_logging
 
-    from nurie.checkpoints.manifest import manifest_digest
-    from nurie.inference.folder import OWN_CONTROLS
-    from nurie.inference.pipeline import ColorizationPipeline
-    from nurie.tracking.registry import resolve_model
-
-    torch.set_num_threads(config.num_threads)
-    # It warns at every load about a list of modules that is empty.
-    diffusers_logging.set_verbosity_error()
-    device = "cuda" if config.num_gpus > 0 else "cpu"
-    folder = resolve_model(config.model, config.tracking_uri)
-    pipeline = ColorizationPipeline.from_pretrained(
-        folder, torch_dtype=getattr(torch, config.dtype)
-    )
-    if config.vae_tile_size is not None:
-        pipeline.enable_vae_tiling(config.vae_tile_size)
-    if config.cpu_offload:
-        pipeline.enable_model_cpu_offload()
-    else:
-        pipeline.to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    name = config.model if config.model.startswith("models:/") else folder.name
-    parts = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    own = {control: getattr(pipeline.config, f"default_{control}") for control in OWN_CONTROLS}
-    return pipeline, ModelInfo(name, manifest_digest(folder), device, config.dtype, parts, own)
+    lease: str
+    jobs: Sequence[Work]
+    inputs: Sequence[dict[str, Image.Image]]
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class Colorizer:
     """One replica of the model.
+
+    Attributes:
+        queue: The jobs.
 
     Args:
         config: The application's settings.
@@ -89,29 +64,23 @@ class Colorizer:
     def __init__(self, config: ServeConfig, load: ModelLoader = load_model) -> None:
         self._config = config
         self._executor = ThreadPoolExecutor(1, "denoise")
-        self._beat: float | None = None
-        self._batched = serve.batch(
-            max_batch_size=config.max_batch_size,
-            batch_wait_timeout_s=config.batch_wait_timeout_s,
-        )(self._run_batch)
+        self._turn = asyncio.Lock()
+        self._keeper: LeaseKeeper | None = None
         self._pipeline, self._info = load(config)
         self._warm_up()
+        self.queue = WorkQueue(JobStore(config.jobs, config.max_queued_requests))
 
-    async def colorize(self, job: ColorizeJob) -> ColorizeResult:
-        """Colour one sketch, together with whatever else is waiting.
+    async def work(self, lease: str) -> list[str]:
+        """Run the next batch of waiting jobs, if there are any.
 
-        Raises:
-            TimeoutError: If the job's deadline passed.
+        Args:
+            lease: Name of the lease; the caller gives the jobs back if this replica dies.
+
+        Returns:
+            Ids of the jobs that ended.
         """
-        ticket = Ticket(job)
-        try:
-            outcome = await self._batched(ticket)
-        except asyncio.CancelledError:
-            ticket.cancelled = True
-            raise
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        # A caller that goes away does not take the jobs with it.
+        return await asyncio.shield(self._work(lease))
 
     async def describe(self) -> ModelInfo:
         """The model of this replica."""
@@ -121,69 +90,112 @@ class Colorizer:
         """Called by Ray Serve; failing makes it replace the replica.
 
         Raises:
-            RuntimeError: If one step takes longer than a whole request may.
+            RuntimeError: If one step takes longer than any may.
         """
-        beat = self._beat
-        if beat is not None and time.monotonic() - beat > self._config.limits.deadline_s:
-            raise RuntimeError(
-                f"no denoising step finished in {self._config.limits.deadline_s:g} seconds"
-            )
+        keeper = self._keeper
+        if keeper is not None and keeper.stuck:
+            limit = self._config.limits.step_timeout_s
+            raise RuntimeError(f"no denoising step finished in {limit:g} seconds")
 
-    async def _run_batch(self, tickets: list[Ticket]) -> list[Outcome]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self._run_groups, tickets)
-
-    def _run_groups(self, tickets: list[Ticket]) -> list[Outcome]:
-        """Run jobs of equal size and controls together, others one after the other."""
-        groups: dict[Any, list[int]] = {}
-        for index, ticket in enumerate(tickets):
-            groups.setdefault(ticket.job.batch_key, []).append(index)
-        outcomes: dict[int, Outcome] = {}
-        for indices in groups.values():
-            group = [tickets[index] for index in indices]
-            outcomes.update(zip(indices, self._run_group(group), strict=True))
-        return [outcomes[index] for index in range(len(tickets))]
-
-    def _run_group(self, tickets: list[Ticket]) -> list[Outcome]:
-        late = TimeoutError("the deadline passed")
-        if not any(ticket.wanted for ticket in tickets):
-            return [late] * len(tickets)
+    async def _work(self, lease: str) -> list[str]:
         try:
-            return list(self._denoise(tickets))
+            async with self._turn:
+                jobs = await self._take(lease)
+                if not jobs:
+                    return []
+                loop = asyncio.get_running_loop()
+                made = await loop.run_in_executor(self._executor, self._run, lease, jobs)
+            # The next batch runs while this one is written.
+            await asyncio.to_thread(self._bring_in, lease, made)
+            return [work.job_id for work in jobs]
+        except Exception:
+            logger.exception("lease %s failed", lease)
+            await asyncio.to_thread(self.queue.release, lease, counts=True)
+            raise
+
+    async def _take(self, lease: str) -> list[Work]:
+        """Lease a batch; one that is not full waits a moment for company."""
+        most = self._config.max_batch_size
+        jobs = await asyncio.to_thread(self.queue.take, lease, most)
+        if jobs and len(jobs) < most and jobs[0].attempt == 1:
+            await asyncio.sleep(self._config.batch_wait_timeout_s)
+            more = most - len(jobs)
+            jobs += await asyncio.to_thread(self.queue.take, lease, more, jobs[0].batch_key)
+        return jobs
+
+    def _run(self, lease: str, jobs: list[Work]) -> list[tuple[Work, Image.Image, dict]]:
+        """Denoise leased jobs; return those that have a picture."""
+        config = self._config
+        with LeaseKeeper(self.queue, lease, jobs, config.jobs.lease_s, config.limits) as keeper:
+            self._keeper = keeper
+            try:
+                began = time.monotonic()
+                batch = Batch(lease, jobs, [self._read(work) for work in jobs])
+                batch.seconds["decode_s"] = time.monotonic() - began
+                return self._run_batch(batch)
+            finally:
+                self._keeper = None
+
+    def _run_batch(self, batch: Batch) -> list[tuple[Work, Image.Image, dict]]:
+        try:
+            images = self._denoise(batch)
         except Abandoned:
-            return [late] * len(tickets)
+            return []
         except Exception as error:
-            if len(tickets) == 1:
-                logger.exception("a picture failed")
-                return [error]
+            if len(batch.jobs) == 1:
+                self._fail(batch, error)
+                return []
             # One bad job must not take its neighbours down.
-            return [self._run_group([ticket])[0] for ticket in tickets]
-        finally:
-            self._beat = None
-
-    def _denoise(self, tickets: list[Ticket]) -> list[ColorizeResult]:
-        jobs = [ticket.job for ticket in tickets]
-
-        def on_step_end(_: Any, step: int, timestep: Any, values: dict) -> dict:
-            self._beat = time.monotonic()
-            if not any(ticket.wanted for ticket in tickets):
-                raise Abandoned
-            return values
-
-        self._beat = time.monotonic()
-        output = self._pipeline(
-            sketch=[job.sketch for job in jobs],
-            reference=[job.reference for job in jobs],
-            background=_all_or_none([job.background for job in jobs]),
-            foreground_mask=_all_or_none([job.mask for job in jobs]),
-            seed=[job.seed for job in jobs],
-            callback_on_step_end=on_step_end,
-            **jobs[0].controls,
-        )
+            parts = zip(batch.jobs, batch.inputs, strict=True)
+            alone = [Batch(batch.lease, [job], [own], dict(batch.seconds)) for job, own in parts]
+            return [made for each in alone for made in self._run_batch(each)]
         return [
-            ColorizeResult(_png(image), seed, self._info.label)
-            for image, seed in zip(output.images, output.seeds, strict=True)
+            (work, image, batch.seconds) for work, image in zip(batch.jobs, images, strict=True)
         ]
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        logger.error("job %s failed", batch.jobs[0].job_id, exc_info=error)
+        # CUDA's error is a RuntimeError of torch, which this module does not import.
+        memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        problem = errors.out_of_memory() if memory else errors.internal()
+        self.queue.fail(batch.lease, batch.jobs[0].job_id, problem.document())
+
+    def _denoise(self, batch: Batch) -> list[Image.Image]:
+        keeper = self._keeper
+        assert keeper is not None
+        if not any(keeper.wanted(work.job_id) for work in batch.jobs):
+            raise Abandoned
+        default_steps = self._info.defaults.get("num_inference_steps")
+        follow = Follower(self.queue, batch, keeper, default_steps)
+        controls = {name: v for name, v in batch.jobs[0].params.items() if name != "seed"}
+        output = self._pipeline(
+            sketch=[own["sketch"] for own in batch.inputs],
+            reference=[own["reference"] for own in batch.inputs],
+            background=_all_or_none([own.get("background") for own in batch.inputs]),
+            foreground_mask=_all_or_none([own.get("mask") for own in batch.inputs]),
+            seed=[work.params["seed"] for work in batch.jobs],
+            callback_on_step_end=follow,
+            **controls,
+        )
+        batch.seconds["denoise_s"] = time.monotonic() - follow.began
+        return output.images
+
+    def _bring_in(self, lease: str, made: list[tuple[Work, Image.Image, dict]]) -> None:
+        for work, image, seconds in made:
+            self.queue.extend(lease)
+            began = time.monotonic()
+            picture = NewImage(_png(image), work.params["seed"], *image.size)
+            encoded = {"encode_s": time.monotonic() - began, "queue_s": work.waited_s}
+            timing = {name: round(s, 3) for name, s in (seconds | encoded).items()}
+            self.queue.finish(lease, work, [picture], self._info.label, timing)
+
+    def _read(self, work: Work) -> dict[str, Image.Image]:
+        pictures = {}
+        for name, picture_id in work.inputs.items():
+            image = Image.open(io.BytesIO(self.queue.read_input(picture_id)), formats=["PNG"])
+            image.load()
+            pictures[name] = _mask(image) if name == "mask" else image
+        return pictures
 
     def _warm_up(self) -> None:
         """Make one small picture: a model that cannot must not take requests."""
@@ -192,12 +204,82 @@ class Colorizer:
         self._pipeline(sketch=[sketch], reference=[sketch], num_inference_steps=1, seed=[0])
 
 
+class Follower:
+    """Called after every step of a batch: tells how far it is, ends what nobody wants.
+
+    Args:
+        queue: The store.
+        batch: The jobs.
+        keeper: Of their lease.
+        default_steps: Of the model, if it has a number of its own.
+    """
+
+    def __init__(
+        self, queue: WorkQueue, batch: Batch, keeper: LeaseKeeper, default_steps: float | None
+    ) -> None:
+        self._queue = queue
+        self._batch = batch
+        self._keeper = keeper
+        steps = batch.jobs[0].params.get("num_inference_steps") or default_steps
+        self._num_steps = None if steps is None else int(steps)
+        self.began = time.monotonic()
+        self._told = 0.0
+        keeper.beat()
+
+    def __call__(self, pipeline: Any, step: int, timestep: Any, values: dict) -> dict:
+        """Take note of a step.
+
+        Raises:
+            Abandoned: If no job of the batch is wanted any more.
+        """
+        self._keeper.beat()
+        if not any(self._keeper.wanted(work.job_id) for work in self._batch.jobs):
+            raise Abandoned
+        num_steps = self._num_steps
+        done, now = step + 1, time.monotonic()
+        if num_steps and done < num_steps and now - self._told >= PROGRESS_EVERY_S:
+            self._told = now
+            eta_s = (now - self.began) / done * (num_steps - done)
+            self._queue.progress(self._batch.lease, done, num_steps, eta_s)
+        self._preview(pipeline, done, values)
+        return values
+
+    def _preview(self, pipeline: Any, done: int, values: dict) -> None:
+        asking = [
+            index
+            for index, work in enumerate(self._batch.jobs)
+            if work.preview_every and done % work.preview_every == 0
+        ]
+        if not asking:
+            return
+        pictures = pipeline.preview(values["predicted"], PREVIEW_SIDE)
+        shown = {
+            self._batch.jobs[index].job_id: {"step": done, "image": _jpeg_url(pictures[index])}
+            for index in asking
+        }
+        self._queue.preview(self._batch.lease, shown)
+
+
 def _all_or_none(images: list[Image.Image | None]) -> list[Image.Image | None] | None:
     """The list, or None if the jobs have no such picture (equal within a batch)."""
     return None if images[0] is None else images
+
+
+def _mask(image: Image.Image) -> Image.Image:
+    """A grey mask; what is transparent is not foreground."""
+    if image.mode != "RGBA":
+        return image.convert("L")
+    black = Image.new("RGBA", image.size, "black")
+    return Image.alpha_composite(black, image).convert("L")
 
 
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _jpeg_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from nurie.inference.controls import ControlError
 from nurie.inference.images import ImageError
+from nurie_serve.jobs.pictures import StorageFull
+from nurie_serve.jobs.store import KeyConflict, QueueFull
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
+_RETRY = {"Retry-After": str(RETRY_AFTER_S)}
 
 _IMAGE_STATUS = {
     "unsupported_image": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -50,8 +57,20 @@ class Problem(Exception):
         self.field = field
         self.headers = dict(headers or {})
 
-    def response(self) -> JSONResponse:
-        """The problem as an HTTP response."""
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Problem:
+        """The problem that a job ended with."""
+        again = document["status"] == HTTPStatus.SERVICE_UNAVAILABLE
+        return cls(
+            document["status"],
+            document["code"],
+            document["detail"],
+            document.get("field"),
+            _RETRY if again else None,
+        )
+
+    def document(self) -> dict[str, Any]:
+        """The problem as an RFC 9457 document."""
         body = {
             "type": "about:blank",
             "title": self.status.phrase,
@@ -59,9 +78,11 @@ class Problem(Exception):
             "code": self.code,
             "detail": self.detail,
         }
-        if self.field is not None:
-            body["field"] = self.field
-        return JSONResponse(body, self.status.value, self.headers, media_type=MEDIA_TYPE)
+        return body if self.field is None else {**body, "field": self.field}
+
+    def response(self) -> JSONResponse:
+        """The problem as an HTTP response."""
+        return JSONResponse(self.document(), self.status.value, self.headers, media_type=MEDIA_TYPE)
 
 
 def busy() -> Problem:
@@ -70,7 +91,7 @@ def busy() -> Problem:
         HTTPStatus.TOO_MANY_REQUESTS,
         "queue_full",
         "all places in the queue are taken; try again in a few seconds",
-        headers={"Retry-After": str(RETRY_AFTER_S)},
+        headers=_RETRY,
     )
 
 
@@ -80,19 +101,62 @@ def unavailable() -> Problem:
         HTTPStatus.SERVICE_UNAVAILABLE,
         "replica_unavailable",
         "the model is restarting; try again in a few seconds",
-        headers={"Retry-After": str(RETRY_AFTER_S)},
+        headers=_RETRY,
     )
 
 
-def deadline_exceeded(deadline_s: float) -> Problem:
-    """The request took longer than it may."""
+def deadline_exceeded() -> Problem:
+    """The picture took longer than it may."""
     return Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "deadline_exceeded",
-        f"the picture was not ready within {deadline_s:g} seconds; try fewer steps or a smaller "
-        "picture, or try again later",
-        headers={"Retry-After": str(RETRY_AFTER_S)},
+        "the picture was not ready in time; try fewer steps or a smaller picture, or try again "
+        "later",
+        headers=_RETRY,
     )
+
+
+def worker_lost(attempts: int) -> Problem:
+    """A job took its replica down again and again."""
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "worker_lost",
+        f"{attempts} replicas died while they worked on this job; it is not tried again",
+        headers=_RETRY,
+    )
+
+
+def out_of_memory() -> Problem:
+    """The picture does not fit."""
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "out_of_memory",
+        "the server has too little memory for this picture; try a smaller one",
+        headers=_RETRY,
+    )
+
+
+def storage_full() -> Problem:
+    """No room for pictures or jobs."""
+    return Problem(
+        HTTPStatus.INSUFFICIENT_STORAGE,
+        "storage_full",
+        "the server has no room for more pictures; delete jobs that are done, or try again later",
+    )
+
+
+def internal() -> Problem:
+    """A defect; nothing is told of it."""
+    return Problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "internal_error",
+        "the request failed; see the server's log",
+    )
+
+
+def not_found(what: str) -> Problem:
+    """There is no such thing, or it is somebody else's."""
+    return Problem(HTTPStatus.NOT_FOUND, "not_found", f"there is no {what}")
 
 
 def to_problem(error: Exception) -> Problem:
@@ -105,11 +169,37 @@ def to_problem(error: Exception) -> Problem:
     if isinstance(error, ControlError):
         code = "unknown_field" if error.unknown else "out_of_range"
         return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, code, error.message, error.field)
+    if isinstance(error, RequestValidationError):
+        (*_, name), message = error.errors()[0]["loc"], error.errors()[0]["msg"]
+        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "out_of_range", message, str(name))
     if isinstance(error, HTTPException):
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
         return Problem(error.status_code, code, error.detail, headers=error.headers)
-    detail = "the request failed; see the server's log"
-    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+    if isinstance(error, QueueFull):
+        return busy()
+    if isinstance(error, StorageFull) or _disk_is_full(error):
+        return storage_full()
+    if isinstance(error, KeyConflict):
+        return Problem(
+            HTTPStatus.CONFLICT,
+            "idempotency_conflict",
+            "this Idempotency-Key stands for another request; use a new one",
+            "Idempotency-Key",
+        )
+    if isinstance(error, OperationalError):
+        return Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "store_unavailable",
+            "the job store does not answer; try again in a few seconds",
+            headers=_RETRY,
+        )
+    return internal()
+
+
+def _disk_is_full(error: Exception) -> bool:
+    if isinstance(error, OperationalError):
+        return "disk is full" in str(error.orig)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -117,9 +207,10 @@ def install_handlers(app: FastAPI) -> None:
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
         problem = to_problem(error)
-        if problem.code == "internal_error":
+        if problem.code in ("internal_error", "storage_full", "store_unavailable"):
             logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return problem.response()
 
-    for kind in (Problem, ImageError, ControlError, HTTPException, Exception):
+    kinds = (Problem, ImageError, ControlError, RequestValidationError, HTTPException, Exception)
+    for kind in kinds:
         app.add_exception_handler(kind, answer)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from PIL import Image
-
 from nurie.config.serve import LimitsConfig
-from nurie.inference.controls import CONTROLS, Control, ControlValue
+from nurie.inference.controls import CONTROLS, Control
 
 IMAGE_INPUTS = {
     "sketch": "line sketch to colour (required)",
@@ -19,41 +16,6 @@ IMAGE_INPUTS = {
     "mask": "foreground of the sketch: white is foreground",
 }
 REQUIRED_INPUTS = ("sketch", "reference")
-
-
-@dataclass(frozen=True)
-class ColorizeJob:
-    """One checked request, ready to run."""
-
-    sketch: Image.Image
-    reference: Image.Image
-    seed: int
-    controls: dict[str, ControlValue | None]
-    """Every control but the seed."""
-    deadline: float
-    """Unix time after which nobody waits for the result."""
-    background: Image.Image | None = None
-    mask: Image.Image | None = None
-
-    @property
-    def batch_key(self) -> Hashable:
-        """Equal for jobs that may run in one batch."""
-        has = self.background is not None, self.mask is not None
-        return self.sketch.size, has, tuple(sorted(self.controls.items()))
-
-    @property
-    def expired(self) -> bool:
-        """True once nobody waits any more."""
-        return time.time() > self.deadline
-
-
-@dataclass(frozen=True)
-class ColorizeResult:
-    """A finished picture."""
-
-    png: bytes
-    seed: int
-    model: str
 
 
 @dataclass(frozen=True)
@@ -94,9 +56,19 @@ def _capped(control: Control, cap: int | None) -> Control:
 
 
 def options(
-    controls: Iterable[Control], limits: LimitsConfig, defaults: Mapping[str, float]
+    controls: Iterable[Control],
+    limits: LimitsConfig,
+    defaults: Mapping[str, float],
+    formats: Iterable[str],
 ) -> dict[str, Any]:
-    """The answer of ``GET /v1/options``; ``defaults`` are the model's own."""
+    """The answer of ``GET /v1/options``.
+
+    Args:
+        controls: The controls with this server's ranges.
+        limits: What a request may ask for.
+        defaults: The model's own.
+        formats: Names of the formats that a picture can be had in.
+    """
     return {
         "inputs": [
             {"name": name, "required": name in REQUIRED_INPUTS, "help": text}
@@ -111,13 +83,13 @@ def options(
             }
             for control in controls
         ],
+        "formats": list(formats),
         "limits": limits.model_dump(),
     }
 
 
 def colorize_request_schema(controls: Iterable[Control]) -> dict[str, Any]:
     """OpenAPI description of the multipart form of ``POST /v1/colorize``."""
-    types = {int: "integer", float: "number", bool: "boolean", str: "string"}
     properties: dict[str, Any] = {
         name: {"type": "string", "format": "binary", "description": text}
         for name, text in IMAGE_INPUTS.items()
@@ -127,17 +99,7 @@ def colorize_request_schema(controls: Iterable[Control]) -> dict[str, Any]:
         "contentMediaType": "application/json",
         "description": "the controls below as one JSON object, instead of a field each",
     }
-    for control in controls:
-        entry = {
-            "type": types[control.type],
-            "description": control.help,
-            "default": control.default,
-            "minimum": control.minimum,
-            "maximum": control.maximum,
-            "multipleOf": control.multiple_of,
-            "enum": control.choices,
-        }
-        properties[control.name] = {k: v for k, v in entry.items() if v is not None}
+    properties |= {control.name: control_schema(control) for control in controls}
     form = {
         "type": "object",
         "required": list(REQUIRED_INPUTS),
@@ -145,3 +107,18 @@ def colorize_request_schema(controls: Iterable[Control]) -> dict[str, Any]:
         "additionalProperties": False,
     }
     return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+
+
+def control_schema(control: Control) -> dict[str, Any]:
+    """OpenAPI description of one control."""
+    types = {int: "integer", float: "number", bool: "boolean", str: "string"}
+    entry = {
+        "type": types[control.type],
+        "description": control.help,
+        "default": control.default,
+        "minimum": control.minimum,
+        "maximum": control.maximum,
+        "multipleOf": control.multiple_of,
+        "enum": control.choices,
+    }
+    return {name: value for name, value in entry.items() if value is not None}

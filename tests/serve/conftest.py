@@ -1,78 +1,125 @@
-"""An API whose colorizer is a small object of this file, and pictures to send."""
+"""An API over a real job store and a replica without Ray around it, and pictures to send."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import os
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image, ImageDraw
 
-from nurie.config.serve import LimitsConfig, ServeConfig
+from nurie.config.serve import JobsConfig, LimitsConfig, ServeConfig
+from nurie_serve.colorizer import Colorizer
 from nurie_serve.ingress import create_api
 from nurie_serve.run import ENVIRONMENT
-from nurie_serve.schema import ColorizeJob, ColorizeResult, ModelInfo
+from nurie_serve.schema import ModelInfo
 
 # Read by Ray when it starts, which the first test that needs it may do before the server.
 os.environ.update(ENVIRONMENT)
 
 INFO = ModelInfo("test-model", "ab" * 32, "cpu", "float32", ["unet"], {"guidance_scale": 1.3})
+UNLUCKY = 13
+
+
+class Painter:
+    """Has the pipeline's signature; paints each sketch in a colour made of its seed."""
+
+    def __init__(self) -> None:
+        self.calls: list[SimpleNamespace] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.steps = 0
+        self.error: Exception = RuntimeError("unlucky: secret path")
+
+    def __call__(
+        self, sketch, reference, seed, num_inference_steps=1, callback_on_step_end=None, **others
+    ):
+        self.calls.append(
+            SimpleNamespace(
+                sketch=sketch, seed=seed, num_inference_steps=num_inference_steps, **others
+            )
+        )
+        if UNLUCKY in seed:
+            raise self.error
+        for step in range(num_inference_steps or 1):
+            self.gate.wait(30)
+            self.steps += 1
+            if callback_on_step_end:
+                callback_on_step_end(self, step, 0, {"predicted": sketch})
+        images = [
+            Image.new("RGB", picture.size, (number % 256, 0, 0))
+            for picture, number in zip(sketch, seed, strict=True)
+        ]
+        return SimpleNamespace(images=images, seeds=seed)
+
+    def preview(self, predicted: list[Image.Image], side: int) -> list[Image.Image]:
+        return [image.convert("RGB").resize((32, 32)) for image in predicted]
+
+    @property
+    def jobs(self) -> list[SimpleNamespace]:
+        """The calls after the warm-up."""
+        return self.calls[1:]
 
 
 class Response:
-    """What a deployment handle returns: awaitable, can be cancelled."""
+    """What a deployment handle returns: awaitable."""
 
-    def __init__(self, outcome: Any) -> None:
+    def __init__(self, outcome: Callable[[], Any]) -> None:
         self.outcome = outcome
-        self.cancelled = False
 
     def __await__(self):
         return self._wait().__await__()
 
     async def _wait(self) -> Any:
-        if callable(self.outcome):
-            await asyncio.sleep(0)
-            return await self.outcome()
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        return self.outcome
-
-    def cancel(self) -> None:
-        self.cancelled = True
+        await asyncio.sleep(0)
+        return await self.outcome()
 
 
 class Handle:
-    """Stands where the handle of the colorizer deployment stands; paints one flat colour."""
+    """Stands where the handle of the colorizer deployment stands: calls a replica directly."""
 
-    def __init__(self) -> None:
-        self.jobs: list[ColorizeJob] = []
-        self.outcomes: list[Any] = []
-        self.responses: list[Response] = []
+    def __init__(self, config: ServeConfig) -> None:
+        self.painter = Painter()
+        self.replica = Colorizer(config, lambda _: (self.painter, INFO))
+        self.faults: list[Exception] = []
         self.info: Any = INFO
+        self.leases: list[str] = []
 
     class _Method:
         def __init__(self, answer: Callable[..., Any]) -> None:
             self.remote = answer
 
     @property
-    def colorize(self) -> _Method:
-        return self._Method(self._colorize)
+    def jobs(self) -> list[SimpleNamespace]:
+        return self.painter.jobs
+
+    @property
+    def work(self) -> _Method:
+        return self._Method(lambda lease: Response(lambda: self._work(lease)))
 
     @property
     def describe(self) -> _Method:
-        return self._Method(lambda: Response(self.info))
+        return self._Method(lambda: Response(self._describe))
 
-    def _colorize(self, job: ColorizeJob) -> Response:
-        self.jobs.append(job)
-        outcome = (
-            self.outcomes.pop(0) if self.outcomes else ColorizeResult(PNG, job.seed, INFO.label)
-        )
-        self.responses.append(Response(outcome))
-        return self.responses[-1]
+    async def _work(self, lease: str) -> list[str]:
+        self.leases.append(lease)
+        if self.faults:
+            # Dies with jobs in its hands.
+            await asyncio.to_thread(self.replica.queue.take, lease, 4)
+            raise self.faults.pop(0)
+        return await self.replica.work(lease)
+
+    async def _describe(self) -> ModelInfo:
+        if isinstance(self.info, Exception):
+            raise self.info
+        return self.info
 
 
 def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
@@ -91,17 +138,20 @@ PNG = encode(line_drawing())
 
 
 @pytest.fixture
-def handle() -> Handle:
-    return Handle()
-
-
-@pytest.fixture
-def config() -> ServeConfig:
+def config(tmp_path: Path) -> ServeConfig:
     return ServeConfig(
         limits=LimitsConfig(
             max_body_bytes=1_000_000, max_pixels=1_000_000, max_side=512, deadline_s=5.0
-        )
+        ),
+        jobs=JobsConfig(folder=str(tmp_path / "jobs")),
+        batch_wait_timeout_s=0.0,
+        max_queued_requests=8,
     )
+
+
+@pytest.fixture
+def handle(config: ServeConfig) -> Handle:
+    return Handle(config)
 
 
 @pytest.fixture

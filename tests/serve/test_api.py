@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import re
@@ -10,15 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from PIL import Image
 from ray.exceptions import ActorDiedError
-from ray.serve.exceptions import BackPressureError
+from starlette.routing import Mount, Route
 
 import nurie_serve
 from nurie.config.serve import ServeConfig
 from nurie.inference.controls import CONTROLS
 from nurie_serve.ingress import create_api
+from tests.serve.conftest import UNLUCKY
+from tests.serve.waiting import eventually
 
 WEB = Path(nurie_serve.__file__).parent / "web"
 
@@ -38,32 +40,32 @@ def test_answers_with_the_picture(client: TestClient, handle, files: dict) -> No
     assert response.headers["x-model"] == "test-model sha256:abababababab"
     assert Image.open(io.BytesIO(response.content)).size == (64, 64)
     (job,) = handle.jobs
-    assert (job.seed, job.controls["guidance_scale"]) == (5, 3.5)
-    assert (job.background, job.mask) == (None, None)
+    assert (job.seed, job.guidance_scale) == ([5], 3.5)
+    assert (job.background, job.foreground_mask) == (None, None)
 
 
 def test_defaults_are_the_table(client: TestClient, handle, files: dict) -> None:
     client.post("/v1/colorize", files=files)
     expected = {control.name: control.default for control in CONTROLS if control.name != "seed"}
-    assert handle.jobs[0].controls == expected
+    assert {name: getattr(handle.jobs[0], name) for name in expected} == expected
 
 
 def test_params_object(client: TestClient, handle, files: dict) -> None:
     params = json.dumps({"seed": 9, "num_inference_steps": 3, "guidance_scale": 1})
     client.post("/v1/colorize", files=files, data={"params": params})
-    assert handle.jobs[0].seed == 9
-    assert handle.jobs[0].controls["num_inference_steps"] == 3
+    assert handle.jobs[0].seed == [9]
+    assert handle.jobs[0].num_inference_steps == 3
 
 
 def test_seed_zero_is_a_seed(client: TestClient, handle, files: dict) -> None:
     response = client.post("/v1/colorize", files=files, data={"seed": "0"})
     assert response.headers["x-seed"] == "0"
-    assert handle.jobs[0].seed == 0
+    assert handle.jobs[0].seed == [0]
 
 
 def test_left_out_seed_is_drawn_and_returned(client: TestClient, handle, files: dict) -> None:
     seeds = {client.post("/v1/colorize", files=files).headers["x-seed"] for _ in range(5)}
-    assert seeds == {str(job.seed) for job in handle.jobs}
+    assert seeds == {str(job.seed[0]) for job in handle.jobs}
     assert len(seeds) > 1
 
 
@@ -84,7 +86,7 @@ def test_left_out_seed_is_drawn_and_returned(client: TestClient, handle, files: 
 def test_unusual_pictures(client: TestClient, handle, files: dict, sketch: bytes) -> None:
     files["sketch"] = sketch
     assert client.post("/v1/colorize", files=files).status_code == 200
-    assert handle.jobs[0].sketch.mode in ("RGB", "RGBA")
+    assert handle.jobs[0].sketch[0].mode in ("RGB", "RGBA")
 
 
 def test_transparent_mask_is_background(client: TestClient, handle, files: dict) -> None:
@@ -92,7 +94,7 @@ def test_transparent_mask_is_background(client: TestClient, handle, files: dict)
     mask.paste((255, 255, 255, 255), (0, 0, 32, 64))
     files["mask"] = encode(mask)
     client.post("/v1/colorize", files=files)
-    assert [handle.jobs[0].mask.getpixel((x, 5)) for x in (5, 60)] == [255, 0]
+    assert [handle.jobs[0].foreground_mask[0].getpixel((x, 5)) for x in (5, 60)] == [255, 0]
 
 
 def test_a_side_alone_may_not_make_the_other_too_large(client: TestClient, files: dict) -> None:
@@ -109,58 +111,82 @@ def test_large_pictures_are_scaled_to_the_largest_side(
     files["sketch"] = encode(Image.new("RGB", (1000, 500)))
     files["mask"] = files["sketch"]
     client.post("/v1/colorize", files=files)
-    assert (handle.jobs[0].sketch.size, handle.jobs[0].mask.mode) == ((512, 256), "L")
+    (job,) = handle.jobs
+    assert (job.sketch[0].size, job.foreground_mask[0].mode) == ((512, 256), "L")
 
 
 def test_same_settings_batch_and_others_do_not(client: TestClient, handle, files: dict) -> None:
-    for data in ({"seed": "1"}, {"seed": "2"}, {"seed": "1", "num_inference_steps": "3"}):
-        client.post("/v1/colorize", files=files, data=data)
-    files["mask"] = files["sketch"]
-    client.post("/v1/colorize", files=files)
-    first, second, steps, mask = (job.batch_key for job in handle.jobs)
-    assert first == second
-    assert len({first, steps, mask}) == 3
+    handle.painter.gate.clear()
+    first = {"seed": "1", "num_inference_steps": "2"}
+    client.post("/v1/jobs", files=files, data=first)
+    eventually(lambda: handle.jobs)
+    for data in ({"seed": "2"}, {"seed": "3"}, {"seed": "1", "num_inference_steps": "3"}):
+        client.post("/v1/jobs", files=files, data=data)
+    client.post("/v1/jobs", files={**files, "mask": files["sketch"]}, data={"seed": "4"})
+    handle.painter.gate.set()
+    eventually(lambda: len(handle.jobs) == 4)
+    assert [job.seed for job in handle.jobs] == [[1], [2, 3], [1], [4]]
 
 
 def test_full_queue(client: TestClient, handle, files: dict) -> None:
-    handle.outcomes = [BackPressureError(2, 2)]
+    handle.painter.gate.clear()
+    client.post("/v1/jobs", files=files)
+    eventually(lambda: handle.jobs)
+    accepted = [client.post("/v1/jobs", files=files).status_code for _ in range(8)]
+    assert accepted == [202] * 8
     response = client.post("/v1/colorize", files=files)
     assert (response.status_code, response.json()["code"]) == (429, "queue_full")
     assert int(response.headers["retry-after"]) > 0
+    handle.painter.gate.set()
+    eventually(lambda: client.get("/v1/jobs", params={"status": "queued"}).json()["jobs"] == [])
     assert client.post("/v1/colorize", files=files).status_code == 200
 
 
 def test_dead_replica_is_retried_with_the_same_seed(
     client: TestClient, handle, files: dict
 ) -> None:
-    handle.outcomes = [ActorDiedError()]
+    handle.faults = [ActorDiedError()]
     response = client.post("/v1/colorize", files=files)
     assert response.status_code == 200
-    assert [str(job.seed) for job in handle.jobs] == [response.headers["x-seed"]] * 2
+    assert [str(job.seed[0]) for job in handle.jobs] == [response.headers["x-seed"]]
+    assert client.get(f"/v1/jobs/{response.headers['x-job-id']}").json()["attempts"] == 2
 
 
-def test_two_dead_replicas(client: TestClient, handle, files: dict) -> None:
-    handle.outcomes = [ActorDiedError(), ActorDiedError()]
+def test_job_that_kills_its_replicas_fails(client: TestClient, handle, files: dict) -> None:
+    handle.faults = [ActorDiedError()] * 3
     response = client.post("/v1/colorize", files=files)
-    assert (response.status_code, response.json()["code"]) == (503, "replica_unavailable")
+    assert (response.status_code, response.json()["code"]) == (503, "worker_lost")
     assert "retry-after" in response.headers
+    assert client.post("/v1/colorize", files=files).status_code == 200
 
 
 def test_deadline_cannot_be_switched_off(config: ServeConfig, handle, files: dict) -> None:
-    limits = config.limits.model_copy(update={"deadline_s": 0.2})
-    handle.outcomes = [asyncio.Event().wait]
+    limits = config.limits.model_copy(update={"deadline_s": 0.3})
+    handle.painter.gate.clear()
     with TestClient(create_api(config.model_copy(update={"limits": limits}), handle)) as client:
         headers = {"x-request-timeout-seconds": "0", "x-request-disconnect-disabled": "?1"}
-        response = client.post("/v1/colorize", files=files, headers=headers)
-    assert (response.status_code, response.json()["code"]) == (503, "deadline_exceeded")
-    assert handle.responses[0].cancelled
+        data = {"num_inference_steps": "9"}
+        response = client.post("/v1/colorize", files=files, headers=headers, data=data)
+        assert (response.status_code, response.json()["code"]) == (503, "deadline_exceeded")
+        (job,) = client.get("/v1/jobs").json()["jobs"]
+        eventually(lambda: client.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled")
+        eventually(lambda: not handle.replica._keeper.wanted(job["id"]))
+        handle.painter.gate.set()
+        eventually(lambda: handle.replica._keeper is None)
+        assert handle.painter.steps == 2, "the warm-up's and one of the job"
 
 
 def test_unexpected_error_tells_nothing(client: TestClient, handle, files: dict) -> None:
-    handle.outcomes = [RuntimeError("secret path")]
-    response = client.post("/v1/colorize", files=files)
+    response = client.post("/v1/colorize", files=files, data={"seed": str(UNLUCKY)})
     assert (response.status_code, response.json()["code"]) == (500, "internal_error")
     assert "secret" not in response.text
+
+
+def test_memory_that_does_not_suffice(client: TestClient, handle, files: dict) -> None:
+    handle.painter.error = MemoryError()
+    response = client.post("/v1/colorize", files=files, data={"seed": str(UNLUCKY)})
+    assert (response.status_code, response.json()["code"]) == (503, "out_of_memory")
+    assert client.post("/v1/colorize", files=files).status_code == 200
 
 
 def test_options_is_the_table_with_the_servers_limits(client: TestClient) -> None:
@@ -237,17 +263,41 @@ def test_page_labels_name_existing_elements() -> None:
     assert set(used) <= set(ids)
 
 
+def test_openapi_equals_the_routes(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    described = {
+        (path, method.upper()) for path, methods in document["paths"].items() for method in methods
+    }
+    hidden = {"/", "/docs", "/openapi.json"}
+    routes = {
+        (re.sub(":path}", "}", route.path), method)
+        for route in all_routes(client.app.routes)
+        for method in route.methods - {"HEAD"}
+        if route.path not in hidden
+    }
+    assert described == routes
+    assert len(described) > 25
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert operation["description"], path
+            for status, answer in operation["responses"].items():
+                is_problem = "application/problem+json" in answer.get("content", {})
+                assert is_problem == (status[0] in "45" and status != "4XX"), (path, status)
+
+
+def all_routes(routes: list) -> list[APIRoute | Route]:
+    """The routes, those of included routers too, without mounted files."""
+    found = []
+    for route in routes:
+        if isinstance(route, APIRoute | Route):
+            found.append(route)
+        elif not isinstance(route, Mount):
+            found += all_routes(getattr(route, "original_router", route).routes)
+    return found
+
+
 def test_openapi_describes_the_form(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
-    assert set(document["paths"]) == {
-        "/v1/colorize",
-        "/v1/options",
-        "/v1/models",
-        "/v1/examples",
-        "/v1/examples/{name}/{picture}",
-        "/healthz",
-        "/readyz",
-    }
     body = document["paths"]["/v1/colorize"]["post"]["requestBody"]
     form = body["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["sketch", "reference"]

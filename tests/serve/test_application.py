@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 import torch
@@ -18,17 +19,18 @@ from PIL import Image, ImageDraw
 
 from nurie.checkpoints.manifest import write_manifest
 from nurie.config.loader import load_config
-from nurie.config.serve import AutoscalingConfig, LimitsConfig, ServeConfig
+from nurie.config.serve import AutoscalingConfig, JobsConfig, LimitsConfig, ServeConfig
 from nurie.data.assets import find_assets
 from nurie.inference.pipeline import ColorizationPipeline
 from nurie.models.colorizer import ColorizationModel
 from nurie_serve import run
 from nurie_serve.app import bind
+from tests.serve.waiting import eventually
 
 pytestmark = pytest.mark.serve
 CONFIGS = Path(__file__).parents[2] / "configs"
 STEP_S = 0.2
-DEADLINE_S = 12.0
+DEADLINE_S = 8.0
 TOO_MANY_STEPS = 100
 
 
@@ -40,10 +42,9 @@ def make_loader() -> Callable:
 
     def load(config: ServeConfig):
         import os
-        import time
         from dataclasses import replace
 
-        from nurie_serve.colorizer import load_model
+        from nurie_serve.model import load_model
 
         pipeline, info = load_model(config)
 
@@ -80,16 +81,20 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def address(ray_session: object, model_folder: Path) -> Iterator[str]:
-    config = ServeConfig(
+def config(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
+    return ServeConfig(
         model=str(model_folder),
         port=free_port(),
         autoscaling=AutoscalingConfig(min_replicas=1, max_replicas=1),
         max_batch_size=1,
-        max_ongoing_requests=1,
         max_queued_requests=2,
         limits=LimitsConfig(deadline_s=DEADLINE_S, max_body_bytes=1_000_000),
+        jobs=JobsConfig(folder=str(tmp_path_factory.mktemp("jobs"))),
     )
+
+
+@pytest.fixture(scope="module")
+def address(ray_session: object, config: ServeConfig) -> Iterator[str]:
     yield run.start(config, bind(config, make_loader()))
     run.stop()
 
@@ -165,20 +170,69 @@ def test_visitor_who_leaves_frees_the_replica(address: str, files: dict) -> None
     assert colorize(address, files, num_inference_steps=1).status_code == 200
 
 
-def test_killed_replica_answers_again(address: str, files: dict) -> None:
-    pid = int(requests.get(f"{address}/v1/models", timeout=30).json()["models"][0]["name"])
+def replica_pid(address: str) -> int:
+    """Of the replica that has made a picture just now."""
+    models = requests.get(f"{address}/v1/models", timeout=60).json()["models"]
+    return int(models[0]["name"])
+
+
+def submit(address: str, files: dict, **data) -> dict:
+    response = requests.post(f"{address}/v1/jobs", files=files, data=data, timeout=60)
+    assert response.status_code == 202, response.text
+    return response.json()
+
+
+def get_job(address: str, job: dict) -> dict:
+    return requests.get(f"{address}/v1/jobs/{job['id']}", timeout=60).json()
+
+
+def ended(address: str, job: dict) -> dict:
+    def look() -> dict | None:
+        found = get_job(address, job)
+        return found if found["status"] in ("succeeded", "failed") else None
+
+    return eventually(look, 90)
+
+
+def test_killed_replica_loses_nothing(address: str, files: dict) -> None:
+    before = ended(address, submit(address, files, num_inference_steps=6, seed=5))
+    pid = replica_pid(address)
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(colorize, address, files, num_inference_steps=10, seed=5)
-        time.sleep(1)
+        waiting = pool.submit(colorize, address, files, num_inference_steps=6, seed=5)
+        eventually(lambda: requests.get(f"{address}/v1/jobs?status=running").json()["jobs"])
+        queued = submit(address, files, num_inference_steps=6, seed=5)
         os.kill(pid, signal.SIGKILL)
-        response = running.result()
-    assert response.status_code in (200, 503)
-    if response.status_code == 503:
-        assert "retry-after" in response.headers
-    for _ in range(120):
-        response = colorize(address, files, num_inference_steps=1, seed=6)
-        if response.status_code == 200:
-            break
-        time.sleep(0.5)
-    assert response.headers["x-seed"] == "6"
-    assert response.headers["x-model"].split()[0] != str(pid)
+        response = waiting.result()
+    assert response.status_code in (200, 503), "503 if the new one was not there in time"
+    job = ended(address, queued)
+    assert job["status"] == "succeeded"
+    assert job["model"].split()[0] != str(pid)
+    assert job["images"][0]["sha256"] == before["images"][0]["sha256"]
+    if response.status_code == 200:
+        sync = get_job(address, {"id": response.headers["x-job-id"]})
+        assert sync["attempts"] == 2
+        assert sync["images"][0]["sha256"] == before["images"][0]["sha256"]
+
+
+def test_everything_killed_at_once_loses_nothing(address: str, files: dict) -> None:
+    jobs = [submit(address, files, num_inference_steps=3, seed=seed) for seed in (5, 6)]
+    names = ("ServeReplica:nurie", "ServeController", "ProxyActor")
+    serve_processes = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if any(name in " ".join(process.cmdline()) for name in names)
+    ]
+    assert len(serve_processes) >= 4
+    for process in serve_processes:
+        process.kill()
+
+    def answers() -> bool:
+        try:
+            return requests.get(f"{address}/readyz", timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+    eventually(answers, 120)
+    done = [ended(address, job) for job in jobs]
+    assert [job["status"] for job in done] == ["succeeded", "succeeded"]
+    assert colorize(address, files, num_inference_steps=1).status_code == 200

@@ -1,46 +1,25 @@
-"""The replica without Ray Serve around it: batches, deadlines, heartbeat, one bad job alone."""
+"""The replica without Ray Serve around it: warm-up, callers that leave, a stuck step, leases."""
 
 from __future__ import annotations
 
 import asyncio
-import io
-import threading
 import time
-from types import SimpleNamespace
+from collections.abc import Iterator
 
 import pytest
-from PIL import Image
 
 from nurie.config.serve import LimitsConfig, ServeConfig
 from nurie_serve.colorizer import Colorizer
-from nurie_serve.schema import ColorizeJob, ModelInfo
+from nurie_serve.jobs.store import JobStore, NewJob
+from tests.serve.conftest import INFO, PNG, UNLUCKY, Painter
+from tests.serve.waiting import eventually
 
 
-class Painter:
-    """Has the pipeline's signature; paints each sketch in a colour made of its seed."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.steps = 0
-
-    def __call__(
-        self, sketch, reference, seed, num_inference_steps=1, callback_on_step_end=None, **others
-    ):
-        self.batches.append(seed)
-        if 13 in seed:
-            raise RuntimeError("unlucky")
-        for step in range(num_inference_steps):
-            self.gate.wait(30)
-            self.steps += 1
-            if callback_on_step_end:
-                callback_on_step_end(self, step, 0, {})
-        images = [
-            Image.new("RGB", picture.size, (number % 256, 0, 0))
-            for picture, number in zip(sketch, seed, strict=True)
-        ]
-        return SimpleNamespace(images=images, seeds=seed)
+@pytest.fixture
+def store(config: ServeConfig) -> Iterator[JobStore]:
+    store = JobStore(config.jobs, 10)
+    yield store
+    store.close()
 
 
 @pytest.fixture
@@ -49,104 +28,147 @@ def painter() -> Painter:
 
 
 @pytest.fixture
-def colorizer(painter: Painter, monkeypatch: pytest.MonkeyPatch) -> Colorizer:
-    # The only part of @serve.batch that asks for a replica around it.
-    warning = "ray.serve.batching._BatchQueue._warn_if_max_batch_size_exceeds_max_ongoing_requests"
-    monkeypatch.setattr(warning, lambda self: None)
-    config = ServeConfig(
-        max_batch_size=4, batch_wait_timeout_s=0.5, limits=LimitsConfig(deadline_s=20)
-    )
-    return Colorizer(config, lambda _: (painter, ModelInfo("m", "0" * 64, "cpu", "float32")))
+def colorizer(config: ServeConfig, painter: Painter) -> Colorizer:
+    limits = LimitsConfig(deadline_s=20, step_timeout_s=10)
+    config = config.model_copy(update={"limits": limits, "batch_wait_timeout_s": 0.3})
+    return Colorizer(config, lambda _: (painter, INFO))
 
 
-def job(seed: int, size: int = 64, steps: int = 1, deadline: float = 60.0) -> ColorizeJob:
-    picture = Image.new("RGB", (size, size), "white")
-    controls = {"num_inference_steps": steps}
-    return ColorizeJob(picture, picture, seed, controls, time.time() + deadline)
+def submit(store: JobStore, seed: int, steps: int = 1, **others) -> str:
+    pictures = [store.pictures.add("me", PNG, (64, 64)).id for _ in range(2)]
+    inputs = dict(zip(("sketch", "reference"), pictures, strict=True))
+    params = {"seed": seed, "num_inference_steps": steps}
+    return store.submit(NewJob("me", params, inputs, f"{steps}", "0", **others)).job.id
 
 
-def colours(results: list) -> list[int]:
-    return [Image.open(io.BytesIO(result.png)).getpixel((0, 0))[0] for result in results]
-
-
-async def begun(painter: Painter) -> None:
-    """Wait until a job has reached the pipeline."""
-    async with asyncio.timeout(10):
-        while len(painter.batches) < 2:
-            await asyncio.sleep(0.01)
+def status(store: JobStore, job_id: str) -> str:
+    return store.get("me", job_id).job.status
 
 
 def test_warms_up_before_it_serves(colorizer: Colorizer, painter: Painter) -> None:
-    assert painter.batches == [[0]]
+    assert [call.seed for call in painter.calls] == [[0]]
 
 
-def test_batches_equal_jobs_and_gives_each_its_own(colorizer: Colorizer, painter: Painter) -> None:
-    async def run() -> list:
-        return await asyncio.gather(*(colorizer.colorize(job(seed)) for seed in (1, 2, 3, 4)))
-
-    results = asyncio.run(run())
-    assert painter.batches[1:] == [[1, 2, 3, 4]]
-    assert [result.seed for result in results] == [1, 2, 3, 4]
-    assert colours(results) == [1, 2, 3, 4]
+def test_nothing_to_do(colorizer: Colorizer) -> None:
+    assert asyncio.run(colorizer.work("l")) == []
 
 
-def test_other_sizes_and_steps_run_apart(colorizer: Colorizer, painter: Painter) -> None:
-    async def run() -> list:
-        jobs = [job(1), job(2, size=96), job(3), job(4, steps=2)]
-        return await asyncio.gather(*map(colorizer.colorize, jobs))
+def test_waits_a_moment_for_company(
+    colorizer: Colorizer, painter: Painter, store: JobStore
+) -> None:
+    async def run() -> list[str]:
+        task = asyncio.create_task(colorizer.work("l"))
+        await asyncio.sleep(0.1)
+        submit(store, 2)
+        return await task
 
-    assert colours(asyncio.run(run())) == [1, 2, 3, 4]
-    assert painter.batches[1:] == [[1, 3], [2], [4]]
-
-
-def test_one_bad_job_fails_alone(colorizer: Colorizer) -> None:
-    async def run() -> list:
-        jobs = [job(1), job(13), job(2)]
-        return await asyncio.gather(*map(colorizer.colorize, jobs), return_exceptions=True)
-
-    first, bad, second = asyncio.run(run())
-    assert colours([first, second]) == [1, 2]
-    assert isinstance(bad, RuntimeError)
+    first = submit(store, 1)
+    ended = asyncio.run(run())
+    assert painter.jobs[0].seed == [1, 2]
+    assert first in ended
+    assert len(ended) == 2
 
 
-def test_late_job_is_not_run(colorizer: Colorizer, painter: Painter) -> None:
-    with pytest.raises(TimeoutError):
-        asyncio.run(colorizer.colorize(job(1, deadline=-1)))
-    assert painter.batches[1:] == []
+def test_caller_that_leaves_does_not_take_the_job_along(
+    colorizer: Colorizer, painter: Painter, store: JobStore
+) -> None:
+    job_id = submit(store, 1)
 
-
-def test_cancelled_job_stops_at_the_next_step(colorizer: Colorizer, painter: Painter) -> None:
     async def run() -> None:
-        before = painter.steps
         painter.gate.clear()
-        task = asyncio.create_task(colorizer.colorize(job(1, steps=50)))
-        await begun(painter)
+        task = asyncio.create_task(colorizer.work("l"))
+        await asyncio.to_thread(eventually, lambda: painter.jobs)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         painter.gate.set()
-        after = await colorizer.colorize(job(2))
-        assert colours([after]) == [2]
-        assert painter.steps - before == 2, "one step of the cancelled job, one of the next"
+        await asyncio.to_thread(eventually, lambda: status(store, job_id) == "succeeded")
 
     asyncio.run(run())
 
 
-def test_health_check_notices_a_stuck_step(
-    colorizer: Colorizer, painter: Painter, monkeypatch: pytest.MonkeyPatch
+def test_late_job_ends_at_the_next_step(
+    colorizer: Colorizer, painter: Painter, store: JobStore
 ) -> None:
+    job_id = submit(store, 1, steps=50, deadline=time.time() + 0.7)
+    painter.gate.clear()
+
+    async def run() -> None:
+        task = asyncio.create_task(colorizer.work("l"))
+        await asyncio.to_thread(eventually, lambda: status(store, job_id) == "failed")
+        painter.gate.set()
+        await task
+
+    asyncio.run(run())
+    assert store.get("me", job_id).job.error["code"] == "deadline_exceeded"
+    assert painter.steps < 50
+
+
+def test_stuck_step_is_unhealthy_and_loses_the_lease(
+    colorizer: Colorizer, painter: Painter, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(store, 1)
+
     async def run() -> None:
         painter.gate.clear()
-        task = asyncio.create_task(colorizer.colorize(job(1)))
-        await begun(painter)
+        task = asyncio.create_task(colorizer.work("l"))
+        await asyncio.to_thread(eventually, lambda: painter.jobs)
         colorizer.check_health()
-        now = time.monotonic()
+        real = time.monotonic
         with monkeypatch.context() as patch:
-            patch.setattr("nurie_serve.colorizer.time.monotonic", lambda: now + 21)
-            with pytest.raises(RuntimeError, match="no denoising step finished in 20 seconds"):
+            patch.setattr("nurie_serve.lease_keeper.time.monotonic", lambda: real() + 11)
+            with pytest.raises(RuntimeError, match="no denoising step finished in 10 seconds"):
                 colorizer.check_health()
+            before = store.get("me", job_id).job.leased_until
+            await asyncio.sleep(0.6)
+            assert store.get("me", job_id).job.leased_until == before
         painter.gate.set()
         await task
         colorizer.check_health()
 
     asyncio.run(run())
+
+
+def test_lease_is_kept_while_steps_are_made(
+    colorizer: Colorizer, painter: Painter, store: JobStore
+) -> None:
+    colorizer._config = colorizer._config.model_copy(
+        update={"jobs": colorizer._config.jobs.model_copy(update={"lease_s": 0.6})}
+    )
+    job_id = submit(store, 1)
+
+    async def run() -> None:
+        painter.gate.clear()
+        task = asyncio.create_task(colorizer.work("l"))
+        await asyncio.to_thread(eventually, lambda: painter.jobs)
+        before = store.get("me", job_id).job.leased_until
+        later = lambda: store.get("me", job_id).job.leased_until > before  # noqa: E731
+        await asyncio.to_thread(eventually, later)
+        painter.gate.set()
+        await task
+
+    asyncio.run(run())
+    assert status(store, job_id) == "succeeded"
+
+
+def test_store_in_trouble_gives_the_jobs_back(
+    colorizer: Colorizer, painter: Painter, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(store, 1)
+
+    def broken(*_: object) -> None:
+        raise OSError("disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(colorizer.queue, "finish", broken)
+        with pytest.raises(OSError, match="disk is gone"):
+            asyncio.run(colorizer.work("l"))
+    assert status(store, job_id) == "queued"
+    asyncio.run(colorizer.work("l2"))
+    assert status(store, job_id) == "succeeded"
+
+
+def test_failed_job_is_no_failed_replica(colorizer: Colorizer, store: JobStore) -> None:
+    bad, good = submit(store, UNLUCKY), submit(store, 1)
+    asyncio.run(colorizer.work("l"))
+    assert (status(store, bad), status(store, good)) == ("failed", "succeeded")

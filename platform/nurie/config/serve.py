@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from nurie.config.base import ConfigModel
+from nurie.config.base import ConfigModel, Location
 
 
 class AutoscalingConfig(ConfigModel):
@@ -35,8 +36,54 @@ class LimitsConfig(ConfigModel):
     """Longest side of a result."""
     max_inference_steps: int = Field(default=100, ge=1)
     """Most denoising steps."""
+    max_batch_images: int = Field(default=256, ge=1)
+    """Most pictures of one batch."""
     deadline_s: float = Field(default=120.0, gt=0)
-    """A request that takes longer is answered with 503."""
+    """A picture that takes longer, waiting for it included, is answered with 503."""
+    step_timeout_s: float = Field(default=60.0, gt=0)
+    """A replica whose denoising step takes longer is stuck and replaced."""
+
+
+class JobsConfig(ConfigModel):
+    """The durable queue: where jobs and pictures are kept, and for how long."""
+
+    folder: Location = Field(default="runs/jobs", validate_default=True)
+    """Folder of the pictures, on any file system of fsspec (``s3://...``)."""
+    database: str | None = Field(default=None, validate_default=True)
+    """SQLAlchemy address of the jobs; left out, the SQLite file ``jobs.db`` in the folder. Replicas
+    on several machines need a server (``postgresql+psycopg://host/nurie``)."""
+    keep_s: float = Field(default=86_400.0, gt=0)
+    """Seconds that a finished job, its pictures and an upload are kept."""
+    max_kept: int = Field(default=10_000, ge=1)
+    """Most finished jobs; the oldest go first."""
+    max_bytes: int = Field(default=8 * 2**30, ge=2**20)
+    """Most bytes of pictures; the oldest finished jobs go first, then new work is refused."""
+    max_attempts: int = Field(default=3, ge=1)
+    """A job whose replica died this often fails."""
+    lease_s: float = Field(default=15.0, gt=0)
+    """A replica that is silent for this long loses its jobs to another."""
+
+    @field_validator("database")
+    @classmethod
+    def _absolute_file(cls, database: str | None) -> str | None:
+        prefix, separator, path = (database or "").partition(":///")
+        if not (prefix.startswith("sqlite") and separator and path):
+            return database
+        return f"{prefix}:///{Path(path).expanduser().absolute()}"
+
+    @model_validator(mode="after")
+    def _remote_folder_needs_a_database(self) -> Self:
+        if self.database is None and "://" in self.folder:
+            raise ValueError(
+                f"jobs.folder is {self.folder}, where no SQLite file can lie: give jobs.database "
+                "too, e.g. postgresql+psycopg://host/nurie"
+            )
+        return self
+
+    @property
+    def url(self) -> str:
+        """SQLAlchemy address of the jobs."""
+        return self.database or f"sqlite:///{self.folder}/jobs.db"
 
 
 class ServeConfig(ConfigModel):
@@ -71,9 +118,11 @@ class ServeConfig(ConfigModel):
     batch_wait_timeout_s: float = Field(default=0.05, ge=0)
     """How long a request waits for company."""
     max_ongoing_requests: int = Field(default=16, ge=1)
-    """Requests in flight per replica."""
-    max_queued_requests: int = Field(default=64, ge=1)
-    """Requests that may wait; one more is answered with 429."""
+    """Jobs that a replica is asked for at once; it runs one batch after the other."""
+    max_queued_requests: int = Field(default=256, ge=1)
+    """Jobs that may wait; one more is answered with 429."""
+    jobs: JobsConfig = JobsConfig()
+    """Where jobs are kept, and for how long."""
     limits: LimitsConfig = LimitsConfig()
     """What one request may ask for."""
 

@@ -1,0 +1,50 @@
+"""Files of pictures, on any file system of fsspec; a name is written once and never changed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import fsspec
+
+
+class PictureFiles:
+    """Picture files below one folder.
+
+    Args:
+        folder: A path, or an address that fsspec knows.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._fs, self._root = fsspec.core.url_to_fs(folder)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file that survives a power cut.
+
+        Raises:
+            OSError: If there is no space; nothing is left behind then.
+        """
+        path = f"{self._root}/{name}"
+        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        try:
+            with self._fs.open(path, "wb") as file:
+                file.write(data)
+                file.flush()
+                if self._fs.protocol == ("file", "local"):
+                    os.fsync(file.fileno())
+        except OSError:
+            self.delete(name)
+            raise
+
+    def read(self, name: str) -> bytes:
+        """Read a file.
+
+        Raises:
+            FileNotFoundError: If it is gone.
+        """
+        return self._fs.cat_file(f"{self._root}/{name}")
+
+    def delete(self, name: str) -> None:
+        """Delete a file; one that is gone already is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(f"{self._root}/{name}")

@@ -1,0 +1,109 @@
+"""Pictures that came in: as parts of a job, or as uploads that several jobs use."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from nurie.config.serve import JobsConfig
+from nurie_serve.jobs.files import PictureFiles
+from nurie_serve.jobs.rows import input_file, kept_bytes
+from nurie_serve.jobs.tables import FINAL, Image, Job, JobInput, Picture, new_id
+
+
+class StorageFull(Exception):
+    """The pictures of unfinished jobs alone fill the store."""
+
+
+class PictureStore:
+    """Rows and files of the pictures that came in.
+
+    Args:
+        config: How many bytes may be kept.
+        files: The files.
+        reading: Makes sessions that read.
+        writing: Makes sessions that write.
+    """
+
+    def __init__(
+        self,
+        config: JobsConfig,
+        files: PictureFiles,
+        reading: sessionmaker[Session],
+        writing: sessionmaker[Session],
+    ) -> None:
+        self._config = config
+        self._files = files
+        self._reading = reading
+        self._writing = writing
+
+    def add(
+        self, owner: str, data: bytes, size: tuple[int, int], expires_at: float | None = None
+    ) -> Picture:
+        """Keep a checked picture, as PNG.
+
+        Args:
+            owner: Whose.
+            data: The PNG.
+            size: Width and height.
+            expires_at: Of an upload; other pictures go with their last job.
+
+        Raises:
+            StorageFull: If there is no room for it.
+        """
+        with self._reading.begin() as session:
+            self._check_room(session, len(data))
+        picture = Picture(
+            id=new_id("upl"),
+            owner=owner,
+            digest=hashlib.sha256(data).hexdigest(),
+            num_bytes=len(data),
+            width=size[0],
+            height=size[1],
+            created_at=time.time(),
+            expires_at=expires_at,
+        )
+        self._files.write(input_file(picture.id), data)
+        with self._writing.begin() as session:
+            session.add(picture)
+        return picture
+
+    def find(self, owner: str, picture_id: str) -> Picture | None:
+        """An owner's own picture."""
+        with self._reading.begin() as session:
+            picture = session.get(Picture, picture_id)
+        return picture if picture is not None and picture.owner == owner else None
+
+    def forget(self, owner: str, picture_id: str) -> bool:
+        """Delete an upload; one that jobs still use goes with the last of them."""
+        with self._writing.begin() as session:
+            picture = session.get(Picture, picture_id, with_for_update=True)
+            if picture is None or picture.owner != owner or picture.expires_at is None:
+                return False
+            used = session.scalar(
+                select(JobInput.job_id).where(JobInput.picture_id == picture_id).limit(1)
+            )
+            if used is not None:
+                picture.expires_at = None
+                return True
+            session.delete(picture)
+        self._files.delete(input_file(picture_id))
+        return True
+
+    def read_input(self, job_id: str, name: str) -> bytes | None:
+        """The PNG of a job's input."""
+        query = select(JobInput.picture_id).where(JobInput.job_id == job_id, JobInput.name == name)
+        with self._reading.begin() as session:
+            picture_id = session.scalar(query)
+        return None if picture_id is None else self._files.read(input_file(picture_id))
+
+    def _check_room(self, session: Session, num_bytes: int) -> None:
+        used = kept_bytes(session) + num_bytes
+        if used <= self._config.max_bytes:
+            return
+        finished = select(func.sum(Image.num_bytes)).join(Job).where(Job.status.in_(FINAL))
+        if used - (session.scalar(finished) or 0) > self._config.max_bytes:
+            raise StorageFull
