@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from nurie.config.train import OptimizerConfig
+from nurie.training.parameter_groups import uses_muon
 from nurie.training.stages import TrainingStage
-
-_MIN_MUON_CHANNELS = 8
 
 
 def build_optimizer(stage: TrainingStage) -> torch.optim.Optimizer:
@@ -42,12 +41,6 @@ def max_grad_norm(settings: OptimizerConfig) -> float:
     Muon's updates have a norm of their own, and ZeRO would clip these instead of the gradients.
     """
     return 0.0 if settings.kind == "muon" else settings.max_grad_norm
-
-
-def uses_muon(name: str, parameter: torch.Tensor) -> bool:
-    """Whether Muon trains a parameter: a hidden weight matrix, no embedding, no thin edge."""
-    hidden = parameter.ndim >= 2 and "embed" not in name
-    return hidden and min(parameter.shape[:2]) >= _MIN_MUON_CHANNELS
 
 
 def _muon(
