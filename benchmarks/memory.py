@@ -74,11 +74,15 @@ def example_run(preset: str, num_workers: int, engine: dict[str, object]) -> Tra
     )
 
 
-def compare_stages(preset: str) -> list[Comparison]:
+def compare_stages(preset: str, precision: str = "fp32") -> list[Comparison]:
     """Every stage in this process, with plain torch."""
-    run = example_run(preset, 1, {"kind": "torch"})
+    run = example_run(preset, 1, {"kind": "torch", "precision": precision})
     return [
-        Comparison(f"{preset}, {stage.kind}, torch", _planned(run, stage), _measure(run, stage))
+        Comparison(
+            f"{preset}, {stage.kind}, torch {precision}",
+            _planned(run, stage),
+            _measure(run, stage),
+        )
         for stage in run.stages
     ]
 
@@ -103,8 +107,10 @@ def compare_engines(preset: str, zero_stages: Sequence[int]) -> list[Comparison]
 def _planned(run: TrainConfig, settings: Stage) -> int:
     module, vae = meta_stage(run.model, settings, torch.float32)
     size = stage_size(module, sum(p.numel() for p in vae.parameters()))
-    trace = trace_step(run.model, settings, settings.steps - 1, MICRO_BATCH)
-    return holdings(size, settings, Way(run.engine)).total(trace, accumulation=1)
+    way = Way(run.engine)
+    step = settings.steps - 1
+    trace = trace_step(run.model, settings, step, MICRO_BATCH, way.weight_dtype, way.casts)
+    return holdings(size, settings, way).total(trace, accumulation=1)
 
 
 def _worker(rank: int, runs: list[TrainConfig], port: int, result: Path) -> None:
@@ -159,7 +165,7 @@ def _free_port() -> int:
 def main() -> int:
     """Print all comparisons; 1 if one is more than 15 % off."""
     torch.set_num_threads(1)
-    rows = [*compare_stages("tiny"), *compare_stages("nano")]
+    rows = [*compare_stages("tiny"), *compare_stages("nano"), *compare_stages("nano", "bf16")]
     rows += compare_engines("nano", (0, 1, 2, 3))
     table = Table("step", "planned, MiB", "measured, MiB", "planned / measured")
     for row in rows:

@@ -51,7 +51,7 @@ def test_memory_is_what_a_real_step_takes(preset, monkeypatch):
 @pytest.mark.slow
 def test_memory_is_what_deepspeed_takes_on_two_workers(monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)
-    for row in compare_engines("nano", (1, 2, 3)):
+    for row in compare_engines("nano", (2, 3)):
         assert row.ratio == pytest.approx(1, abs=0.15), row
 
 

@@ -57,6 +57,9 @@ DEFAULT_UTILISATION = 0.35
 (MLPerf Training 4.1 and 5.0, Stable Diffusion v2 at 512 px) come to 0.34 on 8 H100 and to 0.34 to
 0.365 on 8 H200, counted as here."""
 
+DEFAULT_HEADROOM = 0.1
+"""Share of the memory left for the driver, workspaces of libraries and fragmentation."""
+
 
 def find_gpu(name: str) -> Gpu:
     """The GPU of a name, in any case, with or without dashes and maker.

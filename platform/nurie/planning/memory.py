@@ -1,12 +1,14 @@
 """Bytes that one worker holds besides activations, for every way to run a training step.
 
 The shares are those of ZeRO (Rajbhandari et al. 2020, section 5) with DeepSpeed's buffers;
-`tests/ray/test_planned_engines.py` compares them with the engines' own tensors.
+`benchmarks/memory.py` compares them with the engines' own tensors.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import torch
 
 from nurie.config.train import EngineConfig, StageBase
 from nurie.planning.trace import StepTrace
@@ -40,10 +42,15 @@ class Way:
         return f"ZeRO-{self.engine.zero_stage}" + (" offload" if self.offload_optimizer else "")
 
     @property
-    def weight_bytes(self) -> int:
-        """Bytes of a weight in the step: DeepSpeed converts the module, torch casts as it goes."""
-        whole = self.engine.kind == "torch" or self.engine.precision == "fp32"
-        return _FP32 if whole else 2
+    def casts(self) -> bool:
+        """Whether operations cast to half precision."""
+        return self.engine.precision != "fp32"
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """Precision of the weights: DeepSpeed converts the module, torch casts as it goes."""
+        converts = self.engine.kind == "deepspeed" and self.casts
+        return torch.bfloat16 if converts else torch.float32
 
 
 def all_ways(engine: EngineConfig) -> list[Way]:
@@ -127,7 +134,7 @@ def holdings(size: StageSize, settings: StageBase, way: Way) -> Holdings:
         settings: The stage.
         way: How its step is run.
     """
-    engine, width = way.engine, way.weight_bytes
+    engine, width = way.engine, way.weight_dtype.itemsize
     zero = 0 if engine.kind == "torch" else engine.zero_stage
     share = engine.num_workers if zero else 1
     module = width * (size.trained + size.frozen)
@@ -155,7 +162,7 @@ def _gradients(whole: int, zero: int, share: int, on_host: bool) -> int:
 
 
 def _buffers(size: StageSize, way: Way, zero: int) -> int:
-    width = way.weight_bytes
+    width = way.weight_dtype.itemsize
     if way.engine.kind == "torch":
         # DistributedDataParallel sends copies of the gradients.
         return width * size.trained if way.engine.num_workers > 1 else 0
@@ -171,7 +178,7 @@ def _update(size: StageSize, settings: StageBase, way: Way, zero: int, share: in
     """Memory of the optimizer's step beyond what stays."""
     if way.engine.kind == "torch":
         return 0
-    width = way.weight_bytes
+    width = way.weight_dtype.itemsize
     gathered = width * (size.trained + size.frozen) if zero == 3 and settings.ema_decay else 0
     if zero == 0:
         sent = width * min(size.trained, BUCKET_ELEMENTS) if way.engine.num_workers > 1 else 0

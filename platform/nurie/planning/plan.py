@@ -139,17 +139,12 @@ class _Tracer:
     def __init__(self, model: ModelConfig, settings: Stage) -> None:
         self._model = model
         self._settings = settings
-        self._known: dict[tuple[int, int, int], StepTrace] = {}
+        self._known: dict[tuple[int, int, torch.dtype], StepTrace] = {}
 
     def __call__(self, step: int, micro_batch: int, way: Way) -> StepTrace:
-        key = (step, micro_batch, way.weight_bytes)
+        key = (step, micro_batch, way.weight_dtype)
         if key not in self._known:
             self._known[key] = trace_step(
-                self._model,
-                self._settings,
-                step,
-                micro_batch,
-                torch.float32 if way.weight_bytes == 4 else torch.bfloat16,
-                autocast=way.engine.precision != "fp32",
+                self._model, self._settings, step, micro_batch, way.weight_dtype, way.casts
             )
         return self._known[key]

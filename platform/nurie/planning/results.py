@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nurie.planning.gpus import DEFAULT_UTILISATION, Gpu
+from nurie.planning.gpus import DEFAULT_HEADROOM, DEFAULT_UTILISATION, Gpu
 from nurie.planning.memory import Holdings
 
 GIB = 2**30
@@ -25,7 +25,7 @@ class Machine:
     num_gpus: int
     gpu: Gpu | None = None
     utilisation: float = DEFAULT_UTILISATION
-    headroom: float = 0.1
+    headroom: float = DEFAULT_HEADROOM
     price_per_gpu_hour: float | None = None
 
     @property

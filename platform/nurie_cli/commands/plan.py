@@ -11,9 +11,10 @@ Examples:
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from dataclasses import replace
 
 from nurie.config.train import TrainConfig
+from nurie.planning.gpus import DEFAULT_HEADROOM, DEFAULT_UTILISATION, Gpu, find_gpu
 from nurie_cli.settings import add_config_argument, load
 
 
@@ -33,17 +34,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--utilisation",
         type=float,
-        default=0.35,
+        default=DEFAULT_UTILISATION,
         metavar="SHARE",
-        help="share of the peak that a step reaches (default: 0.35, what the best published logs "
-        "of a diffusion U-Net reach on 8 H100 and H200: MLPerf Training 4.1 and 5.0)",
+        help="share of the peak that a step reaches (default: %(default)s, what the best published "
+        "logs of a diffusion U-Net reach on 8 H100 and H200: MLPerf Training 4.1 and 5.0)",
     )
     parser.add_argument(
         "--headroom",
         type=float,
-        default=0.1,
+        default=DEFAULT_HEADROOM,
         metavar="SHARE",
-        help="share of the memory left for driver, workspaces and fragmentation (default: 0.1)",
+        help="share of the memory left for the driver, workspaces of libraries and "
+        "fragmentation (default: %(default)s)",
     )
     parser.add_argument(
         "--price-per-gpu-hour", type=float, metavar="PRICE", help="adds the cost, in any currency"
@@ -92,12 +94,8 @@ def _check(args: argparse.Namespace) -> None:
             raise ValueError(f"{name} {value:g}: must be at least {least}{upper}")
 
 
-def _gpu(args: argparse.Namespace) -> Any:
+def _gpu(args: argparse.Namespace) -> Gpu | None:
     """The named GPU, with the given memory and peak instead of its own."""
-    from dataclasses import replace
-
-    from nurie.planning.gpus import Gpu, find_gpu
-
     given = (args.gpu_memory_gib, args.peak_tflops)
     if args.gpu is None:
         if given == (None, None):
