@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": "the main job on the built-in data: data, training, evaluation, server, picture",
     "data": "build and look at data sets",
     "train": "run a training: backbone, foreground and background stage",
+    "plan": "what a training takes: parameters, memory, hours and cost, before it starts",
     "evaluate": "measure a model on unseen pictures",
     "colorize": "colour one sketch with a reference picture",
     "serve": "start the HTTP endpoint and the page",

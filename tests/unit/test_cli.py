@@ -58,6 +58,36 @@ def test_dry_run_shows_the_overridden_run(capsys):
     assert shown["tracking"]["alias"] is None
 
 
+def test_dry_run_shows_deepspeeds_settings_and_the_way_to_the_plan(capsys):
+    words = ["train", NANO, "--dry-run", "--from-scratch", "--engine.zero-stage", "3"]
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    assert yaml.safe_load(shown)["init_from"] is None
+    prefix = "# DeepSpeed, stage backbone: "
+    (line,) = (line for line in shown.splitlines() if line.startswith(prefix))
+    generated = json.loads(line.removeprefix(prefix))
+    assert generated["zero_optimization"]["stage"] == 3
+    assert generated["train_micro_batch_size_per_gpu"] == 8
+    assert shown.splitlines()[-1].endswith(f"nurie plan {NANO} --engine.zero-stage 3 --gpu h100")
+
+
+def test_a_plan_says_which_setting_makes_the_run_fit(tmp_path, capsys):
+    run = tmp_path / "run.yaml"
+    run.write_text(
+        f"extends: {ROOT / NANO}\n"
+        f"model: {{extends: {ROOT / 'configs/model/tiny.yaml'}}}\n"
+        "stages: [{kind: backbone, steps: 9, batch_size: 8, gram: {weight: 0}}]\n"
+        "engine: {kind: torch, num_workers: 1}\n"
+    )
+    machine = ["--gpu-memory-gib", "0.014", "--peak-tflops", "1"]
+    assert cli.main(["plan", str(run), *machine, "--price-per-gpu-hour", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "Time and cost" in shown
+    flag = shown.split("is the largest that fits: ")[1].splitlines()[0]
+    assert cli.main(["plan", str(run), *machine, *flag.split()]) == 0
+    assert "is the largest that fits" not in capsys.readouterr().out
+
+
 def test_what_config_show_prints_is_a_valid_config(capsys, tmp_path):
     assert cli.main(["config", "show", NANO]) == 0
     file = tmp_path / "shown.yaml"
@@ -82,6 +112,9 @@ def test_schema_explains_the_settings(capsys):
         (["train", NANO, "extra"], "'extra' is neither a setting nor its value"),
         (["train", "gone.yaml"], "gone.yaml: no such file"),
         (["train", "configs/model/nano.yaml"], "needs a file of kind 'train'"),
+        (["plan", NANO, "--gpu", "h10"], "--gpu h10: not in the table; did you mean h100"),
+        (["plan", NANO, "--peak-tflops", "9"], "needs both --gpu-memory-gib and --peak-tflops"),
+        (["plan", NANO, "--utilisation", "35"], "--utilisation 35: must be at least 0.001 and at"),
         (["data", "inspect", "gone"], "gone/manifest.json does not exist"),
         (["models", "verify", "configs"], "configs/MANIFEST.json: missing"),
         (["colorize", "gone.png", "--reference", "r.png", "-o", "o.png"], "gone.png: no such file"),
@@ -95,13 +128,22 @@ def test_what_the_user_can_correct_is_one_error_line(words, message, capsys):
     assert len(error.splitlines()) == 1
 
 
-def test_validate_reports_every_file(tmp_path, capsys):
-    bad = tmp_path / "bad.yaml"
-    bad.write_text("kind: model\nnaem: x\n")
-    assert cli.main(["config", "validate", NANO, str(bad)]) == 2
+def test_validate_reports_all_problems_of_all_files(tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_text("kind: model\nnaem: x\nunet: {head_dmi: 8}\n")
+    (tmp_path / "worse.yml").write_text("kind: trian\n")
+    assert cli.main(["config", "validate", NANO, str(tmp_path)]) == 2
     output = capsys.readouterr()
-    assert "valid (train)" in output.out
-    assert "naem: unknown setting; did you mean name?" in output.err
+    assert "3 files, 2 with problems" in output.out
+    for message in ("naem: unknown setting; did you mean name?", "did you mean head_dim?"):
+        assert f"{tmp_path / 'bad.yaml'}: " in output.err
+        assert message in output.err
+    assert "worse.yml: kind: got 'trian'; did you mean train?" in output.err
+
+
+def test_validate_checks_the_project_by_default(capsys):
+    assert cli.main(["config", "validate"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"configs/{kind}/nano.yaml" in listed for kind in ("model", "train", "eval"))
 
 
 def test_a_flag_that_no_command_has(capsys):

@@ -27,7 +27,7 @@ from nurie.tracking.origin import CONFIG_FILE, ORIGIN_FILE, PACKAGES_FILE, write
 from nurie.tracking.outbox import OutboxSender
 from nurie.tracking.system import SystemMonitor
 from nurie.tracking.tracker import DatasetVersion, RunStatus, TrackingUnavailable
-from nurie_pipelines.train.engines.deepspeed import deepspeed_config
+from nurie_pipelines.train.deepspeed_json import deepspeed_config
 from nurie_pipelines.train.job import StageJob
 
 RUNS_FILE = "runs.json"

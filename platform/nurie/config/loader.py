@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -60,7 +60,9 @@ def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
         _override(values, dotted, value, Path(path))
     kind = values.get("kind")
     if not isinstance(kind, str) or kind not in CONFIG_KINDS:
-        raise ConfigError(path, [("kind", f"got {kind!r}; allowed: {', '.join(CONFIG_KINDS)}")])
+        hint = _did_you_mean(str(kind), CONFIG_KINDS) or ";"
+        allowed = ", ".join(CONFIG_KINDS)
+        raise ConfigError(path, [("kind", f"got {kind!r}{hint} Allowed: {allowed}")])
     try:
         return CONFIG_KINDS[kind].model_validate(values)
     except ValidationError as error:
@@ -198,9 +200,12 @@ def _problems(
 
 def _unknown_key(name: str, owner: type[ConfigModel]) -> str:
     allowed = list(owner.model_fields)
-    close = difflib.get_close_matches(name, allowed, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ";"
-    return f"unknown setting{hint} Allowed: {', '.join(allowed)}"
+    return f"unknown setting{_did_you_mean(name, allowed) or ';'} Allowed: {', '.join(allowed)}"
+
+
+def _did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(allowed), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _walk(

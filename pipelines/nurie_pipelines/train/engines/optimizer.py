@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from nurie.config.train import OptimizerConfig
+from nurie.training.parameter_groups import uses_muon
 from nurie.training.stages import TrainingStage
-
-_MIN_MUON_CHANNELS = 8
 
 
 def build_optimizer(stage: TrainingStage) -> torch.optim.Optimizer:
@@ -42,14 +41,6 @@ def set_learning_rate(
         group["lr"] = value * factor if group.get("use_muon") else value
 
 
-def max_grad_norm(settings: OptimizerConfig) -> float:
-    """Limit of the gradients' norm, 0 for none.
-
-    Muon's updates have a norm of their own, and ZeRO would clip these instead of the gradients.
-    """
-    return 0.0 if settings.kind == "muon" else settings.max_grad_norm
-
-
 def _adamw_8bit(parameters: list[torch.nn.Parameter], settings: dict) -> torch.optim.Optimizer:
     try:
         from bitsandbytes.optim import (  # pyright: ignore[reportMissingImports] (optional)
@@ -61,12 +52,6 @@ def _adamw_8bit(parameters: list[torch.nn.Parameter], settings: dict) -> torch.o
             "pip install bitsandbytes, or take kind adamw"
         ) from error
     return AdamW8bit(parameters, **settings)
-
-
-def uses_muon(name: str, parameter: torch.Tensor) -> bool:
-    """Whether Muon trains a parameter: a hidden weight matrix, no embedding, no thin edge."""
-    hidden = parameter.ndim >= 2 and "embed" not in name
-    return hidden and min(parameter.shape[:2]) >= _MIN_MUON_CHANNELS
 
 
 def _muon(

@@ -14,7 +14,8 @@ from nurie.config.train import EngineConfig
 from nurie.training.batch import TrainBatch
 from nurie.training.draws import RowGenerators
 from nurie.training.stages import LossOutput, TrainingStage
-from nurie_pipelines.train.engines.optimizer import max_grad_norm, set_learning_rate
+from nurie_pipelines.train.deepspeed_json import max_grad_norm
+from nurie_pipelines.train.engines.optimizer import set_learning_rate
 
 
 class TorchEngine:
