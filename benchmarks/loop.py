@@ -92,7 +92,7 @@ def _steps(job: StageJob, world: int, rank: int) -> tuple[Callable[[], Any], Cal
     batch = random_batch(job.config.model, job.settings.batch_size // world)
     first = job.settings.steps - 1000  # behind the ramp: both branches
     workers = Workers(rank, world)
-    log = StepLog(job, rank, torch.device("cpu"))
+    log = StepLog(job, workers, torch.device("cpu"))
     progress = StageProgress(job, engine, workers, log)
     batches = log.timed(itertools.repeat(MicroBatch(batch, ["x"] * batch.size)))
     taker = StepTaker(engine, batches, job, progress.guard, workers)
@@ -121,7 +121,7 @@ def _overhead(folder: Path) -> Iterator[Row]:
         job = _job(folder, "loop", 1)
         whole, bare = _steps(job, world, rank)
         seconds = compare(whole, bare, 3)
-        log = StepLog(job, rank, torch.device("cpu"))
+        log = StepLog(job, Workers(rank, world), torch.device("cpu"))
         progress = StageProgress(job, _engine(job, world), Workers(rank, world), log)
         pause = seconds_of(lambda: progress.save(1), 3, "cpu")
         return *seconds, pause

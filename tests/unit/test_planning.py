@@ -23,7 +23,9 @@ from nurie.planning.memory import (
     holdings,
     stage_size,
 )
-from nurie.planning.plan import gram_phases, plan_run
+from nurie.planning.operations import operations_at, write_operations
+from nurie.planning.phases import gram_phases
+from nurie.planning.plan import plan_run
 from nurie.planning.results import Machine
 from nurie.planning.trace import example_batch, meta_stage, trace_step
 from nurie.training.draws import row_generators
@@ -184,3 +186,13 @@ def test_recomputing_blocks_saves_activations_and_costs_forward_passes():
     assert again.activation_bytes < 0.8 * kept.activation_bytes
     assert again.forward_flops == kept.forward_flops
     assert kept.backward_flops < again.backward_flops < kept.backward_flops + kept.forward_flops
+
+
+def test_operations_are_looked_up_by_step(tmp_path):
+    path = tmp_path / "operations.json"
+    assert operations_at(path, 0) is None
+    settings = BackboneStage(steps=4, gram=GramConfig(start_fraction=0.5))
+    write_operations(path, tiny_config(), settings)
+    early, late = operations_at(path, 1), operations_at(path, 2)
+    assert early == operations_at(path, 0) and late == operations_at(path, 3)
+    assert early is not None and late is not None and early < late < 2 * early

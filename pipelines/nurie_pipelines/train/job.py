@@ -56,6 +56,11 @@ class StageJob:
         """The shards that the stage reads."""
         return self.settings.data or self.config.data
 
+    @property
+    def operations_file(self) -> Path:
+        """Where the operations of the stage's steps are written down."""
+        return self.folder / "operations.json"
+
     def asked_to_stop(self) -> bool:
         """Whether the driver wants the stage to end after the present step, with a checkpoint."""
         return (self.folder / STOP_FILE).exists()

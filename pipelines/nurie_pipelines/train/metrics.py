@@ -7,19 +7,19 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psutil
 import ray.train
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from nurie.planning.operations import operations_at
 from nurie.tracking.outbox import METRICS_FILE, MetricOutbox
 from nurie.tracking.system import system_monitor
 from nurie.training.devices import peak_flops
 from nurie_pipelines.train.engines import Engine
 from nurie_pipelines.train.job import StageJob
-from nurie_pipelines.train.step import StepResult
+from nurie_pipelines.train.step import StepResult, Workers
 
 _GB = 1e9
 Item = TypeVar("Item")
@@ -28,25 +28,25 @@ Item = TypeVar("Item")
 class StepLog:
     """The metrics of a stage; worker 0's go to its outbox, the others keep none.
 
-    Losses are means over the steps since the last line. Times leave out checkpoints, validation,
-    sample grids and the steps whose operations are counted, which are slower.
+    Losses are means over the steps since the last line. Times leave out checkpoints, validation
+    and sample grids.
 
     Args:
         job: The stage.
-        rank: Number of the worker.
+        workers: This worker among all.
         device: Where it computes.
     """
 
-    def __init__(self, job: StageJob, rank: int, device: torch.device) -> None:
-        self._outbox = MetricOutbox(job.folder / METRICS_FILE) if rank == 0 else None
+    def __init__(self, job: StageJob, workers: Workers, device: torch.device) -> None:
+        self._outbox = MetricOutbox(job.folder / METRICS_FILE) if workers.rank == 0 else None
+        self._operations = job.operations_file
+        self._share = job.settings.batch_size / workers.world
         self._every = job.config.tracking.log_every
         self._total = job.settings.steps
         self._samples = job.settings.batch_size
         self._checkpoints = job.folder / "checkpoints"
         self._device = device
         self._peak = peak_flops(device, job.config.engine.precision)
-        self._flops, self._counted_parts = 0, frozenset[str]()
-        self._counts_next = rank == 0
         self._process = psutil.Process()
         self._begun, self._startup = False, dict[str, float]()
         self._reset()
@@ -68,16 +68,9 @@ class StepLog:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Around one optimizer step; counts its operations where they are not known yet."""
-        if not self._counts_next:
-            yield
-            self._timed_steps += 1
-            return
-        waited = self._waited
-        with self.pause(), count_flops() as counter:
-            yield
-        self._waited = waited
-        self._flops = counter.get_total_flops()
+        """Around one optimizer step."""
+        yield
+        self._timed_steps += 1
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -105,10 +98,6 @@ class StepLog:
         """Adds a step's losses; every few steps a line is written."""
         if self._outbox is None:
             return
-        # A part that comes or goes (the Gram loss starts late) is another amount of work.
-        if self._counts_next:
-            self._counted_parts = frozenset(result.parts)
-        self._counts_next = frozenset(result.parts) != self._counted_parts
         for name, value in result.parts.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
@@ -121,10 +110,10 @@ class StepLog:
             "learning_rate": rate,
             "skipped_steps": self._skipped,
         }
-        self.write(step, metrics | self._performance())
+        self.write(step, metrics | self._performance(step))
         self._reset()
 
-    def _performance(self) -> dict[str, float]:
+    def _performance(self, step: int) -> dict[str, float]:
         """Speed and memory since the last line."""
         metrics = self._startup | {"perf/memory_resident_gb": self._process.memory_info().rss / _GB}
         self._startup = {}
@@ -142,10 +131,12 @@ class StepLog:
             "perf/samples_per_second": self._samples / seconds,
             "perf/data_wait_percent": 100 * self._waited / spent,
         }
-        if self._flops:
-            metrics["perf/tflops_per_second"] = self._flops / seconds / 1e12
-        if self._flops and self._peak:
-            metrics["perf/flops_utilization_percent"] = 100 * self._flops / seconds / self._peak
+        flops = operations_at(self._operations, step - 1)
+        if flops is not None:
+            metrics["perf/tflops_per_second"] = flops * self._share / seconds / 1e12
+        if flops is not None and self._peak:
+            achieved = flops * self._share / seconds
+            metrics["perf/flops_utilization_percent"] = 100 * achieved / self._peak
         return metrics
 
     def _reset(self) -> None:
@@ -153,20 +144,6 @@ class StepLog:
         self._counts: dict[str, int] = {}
         self._skipped = 0
         self._since, self._paused, self._waited, self._timed_steps = time.monotonic(), 0.0, 0.0, 0
-
-
-def count_flops() -> FlopCounterMode:
-    """A context that counts the floating point operations of its matrix products.
-
-    Backward passes, recomputed activations and a Muon optimizer's products count as well.
-    """
-    aten = torch.ops.aten
-    # Torch 2.13 knows the attention kernels of GPUs only.
-    kernels = {
-        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    }
-    return FlopCounterMode(display=False, custom_mapping=kernels)
 
 
 def node_monitor(job: StageJob) -> AbstractContextManager:
@@ -181,12 +158,3 @@ def node_monitor(job: StageJob) -> AbstractContextManager:
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Operations of fused attention, by shapes."""
-    return sdpa_flop_count(query, key, value)
-
-
-def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from signal import SIGTERM
+from threading import Thread
 
 import yaml
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -14,6 +15,7 @@ from rich.console import Console
 from nurie.checkpoints.manifest import publish_folder, verify_manifest
 from nurie.config.train import TrainConfig
 from nurie.inference.folder import complete_folder
+from nurie.planning.operations import write_operations
 from nurie.tracking.origin import CONFIG_FILE
 from nurie.tracking.registry import register_model
 from nurie_pipelines.cluster import WORKER_ENVIRONMENT, connect
@@ -130,6 +132,12 @@ def _fit(job: StageJob) -> None:
         TrainingStopped: Its workers cannot go on.
     """
     job.start_anew()
+    counting = Thread(
+        target=write_operations,
+        args=(job.operations_file, job.config.model, job.config.stages[job.index]),
+        daemon=True,
+    )
+    counting.start()  # while the workers start
     with stop_at_a_step(job, console) as signals:
         _trainer(job).fit()
     reason = job.reason_of_stop()

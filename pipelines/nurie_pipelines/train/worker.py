@@ -52,7 +52,7 @@ def run_stage(job: StageJob) -> None:
     device = ray_torch.get_device()
     stage = make_stage(job, device)
     engine = build_engine(stage, config.engine, workers.world)
-    log = StepLog(job, workers.rank, device)
+    log = StepLog(job, workers, device)
     progress = StageProgress(job, engine, workers, log)
     done = progress.restore()
     watch = Watch(job, workers.rank, device, log)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from nurie.config.model import ModelConfig
-from nurie.config.train import DualBranchStage, EngineConfig, Stage, TrainConfig
+from nurie.config.train import EngineConfig, Stage, TrainConfig
 from nurie.planning.memory import StageSize, Way, all_ways, holdings, stage_size
+from nurie.planning.phases import gram_phases
 from nurie.planning.results import Machine, MicroBatch, Phase, RunPlan, StagePlan, WayPlan
 from nurie.planning.trace import StepTrace, meta_stage, trace_step
-from nurie.training.gram import gram_weight
 
 
 def plan_run(config: TrainConfig, machine: Machine) -> RunPlan:
@@ -74,19 +74,6 @@ def _plan_stage(
         hours=hours,
         cost=cost,
     )
-
-
-def gram_phases(settings: Stage) -> list[tuple[str, int, int]]:
-    """Steps that compute the same: name, number, and the first of them.
-
-    Until the Gram loss has a weight, no misaligned branch is computed.
-    """
-    if not isinstance(settings, DualBranchStage):
-        return [("", settings.steps, 0)]
-    weights = [gram_weight(settings.gram, step, settings.steps) for step in range(settings.steps)]
-    alone = sum(weight == 0 for weight in weights)
-    phases = [("aligned branch", alone, 0), ("both branches", settings.steps - alone, alone)]
-    return [phase for phase in phases if phase[1]]
 
 
 def _phases(settings: Stage, way: Way, trace: _Tracer) -> tuple[Phase, ...]:
