@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from nurie.config.data import CharactersSource, DataConfig, PicturesSource, ReadConfig
+from nurie.config.data import (
+    CharactersSource,
+    DataConfig,
+    PicturesSource,
+    ReadConfig,
+    TaggerConfig,
+)
 from nurie.config.model import VaeConfig
 from nurie.config.train import BackboneStage
 from nurie.data.manifest import Manifest, read_manifest
@@ -26,6 +32,7 @@ from tests.pictures import MIXED_RATIOS, mixed_shapes
 
 pytestmark = pytest.mark.ray
 
+TAGGER = Path(__file__).parents[2] / "assets" / "nano" / "tagger"
 TINY_VAE = VaeConfig(
     block_out_channels=(8, 8, 8, 8),
     layers_per_block=1,
@@ -246,7 +253,10 @@ def test_pictures_of_several_shapes_make_batches_of_one(ray_session, vae_folder,
     config = characters_config(
         tmp_path / "out",
         source=PicturesSource(
-            kind="folder", path=str(mixed_shapes(tmp_path / "in")), test_fraction=0
+            kind="folder",
+            path=str(mixed_shapes(tmp_path / "in")),
+            test_fraction=0,
+            tagger=TaggerConfig(path=TAGGER, general_threshold=0.1),
         ),
         aspect_ratios=MIXED_RATIOS,
         line_styles=("xdog",),
@@ -255,6 +265,8 @@ def test_pictures_of_several_shapes_make_batches_of_one(ray_session, vae_folder,
     manifest = build_dataset(config)
     shapes = {shard.bucket: shard.rows for shard in manifest.shards}
     assert shapes == {"32x96": 4, "64x64": 4, "96x32": 4}
+    assert manifest.inputs.keys() == {"source", "vae", "tagger"}
+    assert all(ShardReader(config.output, "train").column("tags"))
     read = ReadConfig(shards=config.output)
     loader = Loader(read, BackboneStage(steps=1), 1, 2, 2, 0, 0, 40, 40)
     seen = set()

@@ -13,15 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nurie import __version__
 from nurie.config.data import DataConfig
-from nurie.data.manifest import Manifest, ShardEntry, file_sha256, write_manifest
+from nurie.data.manifest import Manifest, ShardEntry, write_manifest
 from nurie.data.picture_models import PictureMap
 from nurie.data.plan import ShardPlan, shard_plans
 from nurie_pipelines.cluster import connect
 from nurie_pipelines.data.latents import EncodeLatents, append_latents
 from nurie_pipelines.data.models import MODEL_STYLE, ApplyModels
 from nurie_pipelines.data.render import GIVEN_STYLE, render_shard
-from nurie_pipelines.data.resume import BuildRecord, finished_shard, picture_models, prepare_folder
-from nurie_pipelines.data.sources import SourcePlan, plan_source, vae_digest
+from nurie_pipelines.data.resume import BuildRecord, finished_shard, model_paths, prepare_folder
+from nurie_pipelines.data.sources import SourcePlan, model_digest, plan_source, vae_digest
 from nurie_pipelines.data.write import SHARD_COLUMN, stored_latent_channels, write_shard
 
 
@@ -48,7 +48,7 @@ def build_dataset(config: DataConfig, force: bool = False) -> Manifest:
         if model is not None:
             PictureMap(model)  # a wrong model is an error now, not in a worker
     source = plan_source(config, console)
-    inputs |= {name: file_sha256(model.path) for name, model in picture_models(config).items()}
+    inputs |= {name: model_digest(path) for name, path in model_paths(config).items()}
     record = BuildRecord.of(config, inputs | {"source": source.digest})
     prepare_folder(config.output, record, force)
 

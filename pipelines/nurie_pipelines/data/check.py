@@ -20,6 +20,7 @@ from nurie.data.lines import xdog
 from nurie.data.near_duplicates import difference_hash
 from nurie.data.picture_models import PictureScore
 from nurie.data.schema import Row
+from nurie.data.tagger import Tagger
 from nurie.inference.images import ImageError, decode_image, to_rgb
 from nurie_pipelines.cluster import connect
 from nurie_pipelines.data.collections import Item, collection_root
@@ -37,6 +38,7 @@ _RESULT = pa.schema(
         ("hash", pa.binary()),
         ("colours", pa.list_(pa.float32())),
         ("score", pa.float64()),
+        ("tags", pa.list_(pa.string())),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("problem", pa.string()),
@@ -49,7 +51,8 @@ class CheckedItem:
     """An item after the check.
 
     Attributes:
-        item: The item, with its problem if it cannot be used.
+        item: The item, with its problem if it cannot be used, and the tagger's tags if its layout
+            has none.
         opened: Whether it was looked at; those with an earlier problem are not.
         sha256: Digest of the picture and of what belongs to it; empty if it could not be read.
         hash: Difference hash of the picture; empty if it was not decoded.
@@ -70,7 +73,7 @@ class CheckedItem:
     def of(cls, item: Item, row: Row) -> Self:
         """An item that was opened, with what ``check_rows`` found."""
         return cls(
-            replace(item, problem=row["problem"]),
+            replace(item, problem=row["problem"], tags=tuple(row["tags"])),
             True,
             row["sha256"],
             row["hash"],
@@ -91,22 +94,26 @@ class Scorers:
 
     aesthetic: PictureScore | None = None
     safety: PictureScore | None = None
+    tagger: Tagger | None = None
 
     @classmethod
     def of(cls, source: PicturesSource) -> Self:
         """Opens the models that a source names.
 
         Raises:
-            nurie.data.picture_models.PictureModelError: If one cannot be used.
+            nurie.data.picture_models.PictureModelError: If one that scores cannot be used.
+            nurie.data.tagger_graph.TaggerError: If the tagger cannot be used.
         """
-        aesthetic, safety = source.aesthetic_model, source.safety_model
+        aesthetic, safety, tagger = source.aesthetic_model, source.safety_model, source.tagger
         return cls(
-            PictureScore(aesthetic) if aesthetic else None, PictureScore(safety) if safety else None
+            PictureScore(aesthetic) if aesthetic else None,
+            PictureScore(safety) if safety else None,
+            Tagger.from_folder(tagger.path) if tagger else None,
         )
 
     def __bool__(self) -> bool:
         """Whether there is a model at all."""
-        return self.aesthetic is not None or self.safety is not None
+        return any((self.aesthetic, self.safety, self.tagger))
 
 
 def check_items(
@@ -127,7 +134,8 @@ def check_items(
         One entry per item, in their order.
 
     Raises:
-        nurie.data.picture_models.PictureModelError: If a model cannot be used.
+        nurie.data.picture_models.PictureModelError: If a model that scores cannot be used.
+        nurie.data.tagger_graph.TaggerError: If the tagger cannot be used.
     """
     scored = bool(Scorers.of(source))  # a wrong model is an error now, not in a worker
     named = [_with_utf8_name(item) for item in items]
@@ -192,7 +200,7 @@ def _check(row: Row, source: PicturesSource, scorers: Scorers) -> Row:
     """Digest of the picture and what belongs to it, what it looks like, and the first problem."""
     root, digest = collection_root(source), hashlib.sha256()
     found: Row = {"sha256": "", "hash": b"", "width": 0, "height": 0, "problem": ""}
-    found |= {"colours": [], "score": row["aesthetic_score"]}
+    found |= {"colours": [], "score": row["aesthetic_score"], "tags": row["tags"]}
     for part in ("picture", "sketch", "mask"):
         if row[part] is None:
             continue
@@ -213,7 +221,7 @@ def _check(row: Row, source: PicturesSource, scorers: Scorers) -> Row:
                 "problem": _unfit(picture, image, source),
             }
             if scorers and not found["problem"]:
-                found |= _scores(np.asarray(to_rgb(picture)), found["score"], source, scorers)
+                found |= _looked_at(np.asarray(to_rgb(picture)), row, source, scorers)
         elif picture.size != (found["width"], found["height"]) and not found["problem"]:
             found["problem"] = (
                 f"size_mismatch: the {part} is {picture.width} x {picture.height} pixels, the "
@@ -242,11 +250,10 @@ def _unfit(picture: Image.Image, thumbnail: np.ndarray, source: PicturesSource) 
     return ""
 
 
-def _scores(
-    image: np.ndarray, score: float | None, source: PicturesSource, scorers: Scorers
-) -> Row:
-    """The aesthetic score, and the problem if a picture's scores leave it out."""
+def _looked_at(image: np.ndarray, row: Row, source: PicturesSource, scorers: Scorers) -> Row:
+    """Aesthetic score and tags of a picture, and the problem if its scores leave it out."""
     problem, minimum = "", source.min_aesthetic_score
+    score, tags = row["aesthetic_score"], row["tags"]
     if scorers.aesthetic is not None and score is None:
         score = scorers.aesthetic(image)
         if minimum is not None and score < minimum:
@@ -255,7 +262,13 @@ def _scores(
         unsafe, maximum = scorers.safety(image), source.safety_model.max_score
         if unsafe > maximum:
             problem = f"unsafe: {unsafe:g} is above {maximum:g}"
-    return {"score": score, "problem": problem}
+    if scorers.tagger is not None and source.tagger is not None and not (tags or problem):
+        wanted = source.tagger
+        (scored,) = scorers.tagger.tags(
+            image[None], wanted.general_threshold, wanted.character_threshold
+        )
+        tags = list(scored)
+    return {"score": score, "tags": tags, "problem": problem}
 
 
 def _with_utf8_name(item: Item) -> Item:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nurie import __version__
-from nurie.config.data import DataConfig, PictureInputConfig, PicturesSource
+from nurie.config.data import DataConfig, PictureInputConfig, PicturesSource, TaggerConfig
 from nurie.data.manifest import MANIFEST_NAME, file_sha256, write_atomically
 from nurie.data.schema import SCHEMA_VERSION
 from nurie_pipelines.data.write import sidecar_path
@@ -26,16 +26,17 @@ class BuildError(ValueError):
     """The output folder holds a build of something else."""
 
 
-def picture_models(config: DataConfig) -> dict[str, PictureInputConfig]:
-    """The user's own models that a build runs, by the name of their setting."""
-    named: dict[str, PictureInputConfig | None] = {
+def model_paths(config: DataConfig) -> dict[str, Path]:
+    """Where the user's own models lie that a build runs, by the name of their setting."""
+    named: dict[str, PictureInputConfig | TaggerConfig | None] = {
         "line_model": config.line_model,
         "mask_model": config.mask_model,
     }
     if isinstance(config.source, PicturesSource):
         named["aesthetic_model"] = config.source.aesthetic_model
         named["safety_model"] = config.source.safety_model
-    return {name: model for name, model in named.items() if model is not None}
+        named["tagger"] = config.source.tagger
+    return {name: model.path for name, model in named.items() if model is not None}
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class BuildRecord:
         """Return the record of a build."""
         settings = config.model_dump(mode="json", exclude=set(_PLACES))
         settings["source"].pop("path", None)
-        for name in picture_models(config):
+        for name in model_paths(config):
             (settings if name in settings else settings["source"])[name].pop("path")
         versions = {"schema": SCHEMA_VERSION, "nurie": __version__}
         return cls(settings, inputs, versions)

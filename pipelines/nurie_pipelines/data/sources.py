@@ -19,6 +19,7 @@ from nurie.data.buckets import make_buckets
 from nurie.data.characters import ROLES, load_characters
 from nurie.data.manifest import QuarantinedFile, file_sha256
 from nurie.data.plan import plan_characters
+from nurie.data.tagger import MODEL_FILE, TAGS_FILE
 from nurie_pipelines.data.check import CheckedItem, check_items
 from nurie_pipelines.data.collections import Item, collection_root, list_items
 from nurie_pipelines.data.pictures import plan_pictures
@@ -133,6 +134,11 @@ def _all_with_sketches(checked: list[CheckedItem]) -> list[CheckedItem]:
         else replace(entry, item=replace(entry.item, problem=problem))
         for entry in checked
     ]
+
+
+def model_digest(path: Path) -> str:
+    """Return the digest of a model of the user's own: of its file, or of a tagger's folder."""
+    return file_sha256(path) if path.is_file() else _digest_of(path, f"{MODEL_FILE}*", TAGS_FILE)
 
 
 def vae_digest(folder: Path) -> str:

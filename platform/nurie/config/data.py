@@ -70,6 +70,17 @@ class SafetyModelConfig(ScoreModelConfig):
     """Pictures with a higher score are left out."""
 
 
+class TaggerConfig(ConfigModel):
+    """A tagger as its publisher exports it, and which of its scores are tags."""
+
+    path: AbsolutePath
+    """Folder with ``model.onnx`` and ``selected_tags.csv``."""
+    general_threshold: float = Field(default=0.35, ge=0, le=1)
+    """Least score of a general tag (category 0)."""
+    character_threshold: float = Field(default=0.85, ge=0, le=1)
+    """Least score of a character's name (category 4); other categories give no tags."""
+
+
 class PictureModelConfig(PictureInputConfig):
     """A model that makes one grey map of a picture, values 0 to 1: one value per pixel out."""
 
@@ -103,6 +114,8 @@ class PicturesSource(ConfigModel):
     """Scores pictures for which the layout has no score (None: they stay unscored)."""
     safety_model: SafetyModelConfig | None = None
     """Leaves unsafe pictures out (None: nothing is looked at)."""
+    tagger: TaggerConfig | None = None
+    """Names what pictures show for which the layout has no tags (None: they stay without)."""
     metadata: Location | None = None
     """Danbooru-style JSON lines, one object per picture; pictures it does not list are left out."""
     filter: TagFilter | None = None
