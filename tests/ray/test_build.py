@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,7 @@ from nurie.config.data import (
 )
 from nurie.config.model import VaeConfig
 from nurie.config.train import BackboneStage
-from nurie.data.manifest import Manifest, read_manifest
+from nurie.data.manifest import Manifest, read_manifest, read_quarantine
 from nurie.data.pixels import decode_pixels
 from nurie.data.plan import palette_from_json
 from nurie.data.shards import ShardReader
@@ -182,7 +183,10 @@ def test_folder_of_pictures_with_broken_ones(ray_session, pictures, tmp_path):
     )
     manifest = build_dataset(config)
     assert sum(manifest.counts.values()) == 10
-    reasons = {file.file: file.reason.split(":")[0] for file in manifest.quarantine}
+    left_out = read_quarantine(config.output).to_pylist()
+    assert {row["step"] for row in left_out} == {"check"}
+    reasons = {row["file"]: row["reason"].split(":")[0] for row in left_out}
+    assert manifest.quarantine == Counter(reasons.values())
     assert reasons == {
         "cut.png": "corrupt_image",
         "text.jpg": "unsupported_image",

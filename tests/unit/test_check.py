@@ -7,7 +7,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from nurie.config.data import PicturesSource, TaggerConfig
@@ -18,17 +17,16 @@ from nurie.data.recolour import recolour
 from nurie.data.tagger import Tagger
 from nurie.data.tags import tags_for
 from nurie.inference.images import decode_image
-from nurie_pipelines.data.check import Scorers, check_rows
-from nurie_pipelines.data.collections import Item, list_items
+from nurie_pipelines.data.check import Scorers, check_rows, to_check
+from nurie_pipelines.data.collections import list_items
 from nurie_pipelines.data.sources import model_digest
 
 TAGGER = TaggerConfig(path=Path(__file__).parents[2] / "assets" / "nano" / "tagger")
 
 
-def check(source: PicturesSource, items: list[Item]) -> list[dict]:
-    rows = pa.Table.from_pylist(
-        [{"number": number, **vars(item)} for number, item in enumerate(items)]
-    )
+def check(source: PicturesSource) -> list[dict]:
+    items = list_items(source)
+    rows = to_check(items, np.arange(items.num_rows))
     return check_rows(rows, source, Scorers.of(source)).to_pylist()
 
 
@@ -51,8 +49,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[set[str]
 def test_the_tagger_names_what_has_no_tags(drawn: tuple[Path, list[set[str]]]) -> None:
     folder, known = drawn
     source = PicturesSource(kind="kohya", path=str(folder), tagger=TAGGER)
-    found = check(source, list_items(source))
-    assert found[0]["tags"] == ["my own", "caption"]
+    found = check(source)
+    assert found[0]["tags"] is None  # it has its caption
     tagged = [set(row["tags"]) for row in found[1:]]
     hits = sum(len(tags & truth) for tags, truth in zip(tagged, known[1:], strict=True))
     assert hits >= 0.5 * sum(map(len, known[1:]))
@@ -72,7 +70,7 @@ def test_thresholds_decide_and_pictures_left_out_are_not_tagged(
         PicturesSource(kind="folder", path=str(folder), tagger=TAGGER, min_side=200),
         PicturesSource(kind="folder", path=str(folder)),
     ):
-        assert [row["tags"] for row in check(source, list_items(source))] == [[]] * 6
+        assert not any(row["tags"] for row in check(source))
 
 
 def test_a_taggers_digest_follows_the_model_and_the_list_of_tags(tmp_path: Path) -> None:

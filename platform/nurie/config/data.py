@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nurie.config.base import AbsolutePath, ConfigModel, Location
+from nurie.config.base import AbsolutePath, ConfigModel, DataLocation, Location
 
 
 class CharactersSource(ConfigModel):
@@ -146,8 +146,8 @@ class DataConfig(ConfigModel):
     """Name of the data set."""
     source: Source
     """Where the pictures come from."""
-    output: AbsolutePath
-    """Folder of the shards and the manifest."""
+    output: DataLocation
+    """Folder of the shards and the manifest; local, or an address such as ``s3://bucket/data``."""
     image_size: int = Field(default=128, ge=32, multiple_of=32)
     """Side of a square of the pictures' area, in pixels."""
     aspect_ratios: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = Field((1.0,), min_length=1)
@@ -198,8 +198,8 @@ class ReferenceAugmentation(ConfigModel):
 class ReadConfig(ConfigModel):
     """How a training run reads its shards."""
 
-    shards: AbsolutePath
-    """Folder made by ``nurie data build``."""
+    shards: DataLocation
+    """Folder made by ``nurie data build``; local, or an address such as ``s3://bucket/data``."""
     same_palette_probability: float = Field(default=0.0, ge=0, le=1)
     """Share of samples whose aligned reference is another character in the same palette
     (exact truth exists only for recoloured characters)."""
