@@ -38,6 +38,13 @@ class Picture:
     original_area: int
 
 
+def columns_of_plan(config: DataConfig) -> list[str]:
+    """Columns of a checked item that its plan needs: a set may be large, and is copied."""
+    item = ["name", "picture", "sketch", "mask", "tags", "group", "split"]
+    checked = ["sha256", "hash", "score", "width", "height"]
+    return [*item, *checked, *(["colours"] if config.mismatch_strategy == "hard" else [])]
+
+
 def plan_pictures(config: DataConfig, source: PicturesSource, usable: pa.Table) -> Plan:
     """Plan one sample per item; items of one group share a split.
 
@@ -48,7 +55,8 @@ def plan_pictures(config: DataConfig, source: PicturesSource, usable: pa.Table) 
     Args:
         config: The build: shapes, seed, references.
         source: The collection.
-        usable: What ``check_items`` returns, without items that have a problem.
+        usable: ``columns_of_plan`` of what ``check_items`` returns, without items that have a
+            problem.
 
     Raises:
         ValueError: If there are fewer than two different pictures.

@@ -26,7 +26,7 @@ from nurie.data.tagger import MODEL_FILE, TAGS_FILE
 from nurie_pipelines.data.check import check_items
 from nurie_pipelines.data.collections import collection_root, list_items
 from nurie_pipelines.data.collections.item import ITEM_SCHEMA
-from nurie_pipelines.data.pictures import plan_pictures
+from nurie_pipelines.data.pictures import columns_of_plan, plan_pictures
 
 _ROWS_AT_ONCE = 2**14
 _DECODER_PARTS = ("decoder.", "post_quant_conv.")
@@ -90,9 +90,9 @@ def _plan_collection(config: DataConfig, source: PicturesSource, console: Consol
     _stop_if_too_many_broken(config, source, checked)
     digest = _digest_of_items(checked)
     quarantine = _quarantine(checked)
-    usable = checked.take(pc.indices_nonzero(pc.equal(checked["problem"], "")))
-    del checked  # it is as large as the plan
-    return SourcePlan(plan_pictures(config, source, usable), root, digest, quarantine=quarantine)
+    usable = pc.indices_nonzero(pc.equal(checked["problem"], ""))
+    checked = checked.select(columns_of_plan(config)).take(usable)
+    return SourcePlan(plan_pictures(config, source, checked), root, digest, quarantine=quarantine)
 
 
 def _quarantine(checked: pa.Table) -> pa.Table:
