@@ -164,7 +164,7 @@ def _hues(reader: ShardReader, shown: list[int]) -> str:
 
 def _samples(reader: ShardReader, shown: list[int]) -> str:
     styles = [html.escape(style) for style in reader.manifest.sketch_styles]
-    titles = ["picture", *styles, "mask", "mismatched reference", "sample"]
+    titles = ["picture", *styles, "mask (white: foreground)", "mismatched reference", "sample"]
     head = "".join(f"<th>{title}" for title in titles)
     body = "".join(_sheet_row(reader, index) for index in shown)
     return (

@@ -19,6 +19,9 @@ from nurie.inference.images import decode_image, to_rgb
 from nurie_pipelines.data.check import MAX_PIXELS
 from nurie_pipelines.data.collections.storage import read_bytes
 
+MIN_TO_SPLIT = 10
+"""Different pictures, at least, of which two are kept for the test split."""
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
@@ -50,7 +53,8 @@ def plan_pictures(config: DataConfig, source: PicturesSource, usable: pa.Table) 
 
     Equal content, near-duplicates and the layout's own groups make a group.
 
-    The test split is left empty where it would hold fewer than two different pictures.
+    The test split holds at least two different pictures, so that there is something to evaluate on;
+    of a set of fewer than ``MIN_TO_SPLIT`` it is left empty instead.
 
     Args:
         config: The build: shapes, seed, references.
@@ -65,8 +69,6 @@ def plan_pictures(config: DataConfig, source: PicturesSource, usable: pa.Table) 
     group = _groups(usable, content, source.near_duplicate_distance)
     first = np.unique(group)
     test = first[_is_for_test(usable.take(first), source.test_fraction)]
-    if len(test) < 2:
-        test = test[:0]
     if len(first) - len(test) < 2:
         raise ValueError(
             f"source.path: {source.path} has {len(first)} different usable pictures; at least 2 "
@@ -171,7 +173,14 @@ def _is_for_test(firsts: pa.Table, fraction: float) -> np.ndarray:
     """Whether the groups with these first members belong to the test split."""
     given = firsts["split"].fill_null("").to_numpy()
     places = np.array([_place(name.as_py()) for name in firsts["name"]])
-    return (given == "test") | ((given == "") & (places < fraction))
+    chosen = (given == "test") | ((given == "") & (places < fraction))
+    if chosen.sum() >= 2:
+        return chosen
+    free = np.flatnonzero(given == "")
+    if fraction == 0 or len(free) < MIN_TO_SPLIT:
+        return np.zeros_like(chosen)
+    chosen[free[np.argsort(places[free])[:2]]] = True
+    return chosen
 
 
 def _buckets(config: DataConfig, usable: pa.Table) -> pa.DictionaryArray:

@@ -99,8 +99,8 @@ class PicturesSource(ConfigModel):
     path: Location
     """The folder (kohya: or the TOML file); local, or an address such as ``s3://bucket/folder``."""
     test_fraction: float = Field(default=0.1, ge=0, lt=1)
-    """Share of pictures kept for the test split, by a hash of the file's name; a layout's own
-    splits go before."""
+    """Share of pictures kept for the test split, by a hash of the file's name, of ten pictures or
+    more at least two; a layout's own splits go before."""
     min_side: int = Field(default=64, ge=16)
     """Pictures with a shorter side than this, in pixels, are left out."""
     max_aspect_ratio: float = Field(default=4.0, ge=1)

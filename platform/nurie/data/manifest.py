@@ -92,7 +92,10 @@ class Manifest(BaseModel):
         """
         shards = tuple(shard for shard in self.shards if shard.split == split)
         if not shards:
-            raise ManifestError(f"no split {split!r}; this data set has {sorted(self.counts)}")
+            raise ManifestError(
+                f"no split {split!r}; this data set has {sorted(self.counts)} (pictures of one's "
+                "own have a test split from ten pictures on, unless source.test_fraction is 0)"
+            )
         return shards
 
 
