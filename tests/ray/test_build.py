@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -10,10 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from nurie.config.data import CharactersSource, DataConfig, PicturesSource, ReadConfig
+from nurie.config.data import (
+    CharactersSource,
+    DataConfig,
+    PicturesSource,
+    ReadConfig,
+    TaggerConfig,
+)
 from nurie.config.model import VaeConfig
 from nurie.config.train import BackboneStage
-from nurie.data.manifest import Manifest, read_manifest
+from nurie.data.manifest import Manifest, read_manifest, read_quarantine
 from nurie.data.pixels import decode_pixels
 from nurie.data.plan import palette_from_json
 from nurie.data.shards import ShardReader
@@ -26,6 +33,7 @@ from tests.pictures import MIXED_RATIOS, mixed_shapes
 
 pytestmark = pytest.mark.ray
 
+TAGGER = Path(__file__).parents[2] / "assets" / "nano" / "tagger"
 TINY_VAE = VaeConfig(
     block_out_channels=(8, 8, 8, 8),
     layers_per_block=1,
@@ -175,7 +183,10 @@ def test_folder_of_pictures_with_broken_ones(ray_session, pictures, tmp_path):
     )
     manifest = build_dataset(config)
     assert sum(manifest.counts.values()) == 10
-    reasons = {file.file: file.reason.split(":")[0] for file in manifest.quarantine}
+    left_out = read_quarantine(config.output).to_pylist()
+    assert {row["step"] for row in left_out} == {"check"}
+    reasons = {row["file"]: row["reason"].split(":")[0] for row in left_out}
+    assert manifest.quarantine == Counter(reasons.values())
     assert reasons == {
         "cut.png": "corrupt_image",
         "text.jpg": "unsupported_image",
@@ -234,7 +245,7 @@ def test_folders_without_two_pictures_are_refused(ray_session, pictures, tmp_pat
     with pytest.raises(ValueError, match=r"4 of 5 pictures .* more than max_quarantined_fraction"):
         build_dataset(config)
     config = config.model_copy(update={"max_quarantined_fraction": 1.0})
-    with pytest.raises(ValueError, match="1 different usable pictures of 5 files"):
+    with pytest.raises(ValueError, match="1 different usable pictures; at least 2"):
         build_dataset(config)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         build_dataset(
@@ -246,7 +257,10 @@ def test_pictures_of_several_shapes_make_batches_of_one(ray_session, vae_folder,
     config = characters_config(
         tmp_path / "out",
         source=PicturesSource(
-            kind="folder", path=str(mixed_shapes(tmp_path / "in")), test_fraction=0
+            kind="folder",
+            path=str(mixed_shapes(tmp_path / "in")),
+            test_fraction=0,
+            tagger=TaggerConfig(path=TAGGER, general_threshold=0.1),
         ),
         aspect_ratios=MIXED_RATIOS,
         line_styles=("xdog",),
@@ -255,6 +269,8 @@ def test_pictures_of_several_shapes_make_batches_of_one(ray_session, vae_folder,
     manifest = build_dataset(config)
     shapes = {shard.bucket: shard.rows for shard in manifest.shards}
     assert shapes == {"32x96": 4, "64x64": 4, "96x32": 4}
+    assert manifest.inputs.keys() == {"source", "vae", "tagger"}
+    assert all(ShardReader(config.output, "train").column("tags"))
     read = ReadConfig(shards=config.output)
     loader = Loader(read, BackboneStage(steps=1), 1, 2, 2, 0, 0, 40, 40)
     seen = set()

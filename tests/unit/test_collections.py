@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nurie.config.data import PicturesSource, TagFilter
-from nurie_pipelines.data.collections import Item, list_items
+from nurie_pipelines.data.collections import Item, iterate, list_items
 from nurie_pipelines.data.collections.storage import StorageError, read_bytes
 
 
@@ -43,7 +44,15 @@ def make_zip(path: Path, members: dict[str, str]) -> None:
 
 def items_of(kind: str, path: Path | str, **settings) -> dict[str, Item]:
     source = PicturesSource(kind=kind, path=str(path), **settings)
-    return {item.name: item for item in list_items(source)}
+    return {item.name: item for item in iterate(list_items(source))}
+
+
+def test_names_that_are_not_utf8_are_problems_that_can_be_told_apart(tmp_path: Path) -> None:
+    for byte in (b"\xe8", b"\xe9"):
+        (tmp_path / os.fsdecode(b"caf" + byte + b".png")).touch()
+    found = items_of("folder", tmp_path)
+    assert list(found) == [r"caf\xe8.png", r"caf\xe9.png"]
+    assert all(item.problem.startswith("bad_name") for item in found.values())
 
 
 def test_a_plain_folder_is_searched_deeply(tmp_path: Path) -> None:
@@ -201,8 +210,10 @@ def test_a_metadata_file_filters_and_groups(tmp_path: Path) -> None:
         {"id": 4, "rating": "g", "score": 9, "tag_string": "comic"},
         {"md5": "abc", "rating": "g", "score": 9, "parent_id": 1, "tags": [{"name": "1girl"}]},
         {"id": 6, "rating": "g", "score": 9, "tag_string": "1girl", "is_deleted": True},
+        {"id": 8, "rating": "g", "score": "many", "tag_string": "1girl"},
+        {"id": 9, "rating": "g", "score": "2", "tags": [{"name": "1girl"}, {"id": 3}]},
     ]
-    names = ["1", "2", "3", "4", "abc", "6", "7"]
+    names = ["1", "2", "3", "4", "abc", "6", "7", "8", "9"]
     write(tmp_path, {f"{name}.png": "" for name in names})
     metadata = tmp_path / "posts.jsonl"
     metadata.write_text("\n".join(map(json.dumps, entries)))
@@ -217,9 +228,38 @@ def test_a_metadata_file_filters_and_groups(tmp_path: Path) -> None:
         "abc": "",
         "6": "is_deleted",
         "7": "not_in_metadata",
+        "8": "bad_metadata",
+        "9": "",
     }
     assert found["1.png"].group == found["abc.png"].group
     assert found["1.png"].tags == ("1girl", "hat")
+
+
+def test_wrong_fields_of_an_index_are_the_problem_of_their_picture(tmp_path: Path) -> None:
+    entries = {
+        "a": {"aesthetic_score": "6.5"},
+        "b": {"aesthetic_score": 7},
+        "c": {"aesthetic_score": None},
+        "d": {"aesthetic_score": "good"},
+        "e": {"aesthetic_score": True},
+        "f": {"aesthetic_score": float("nan")},
+        "g": {"tags": 5},
+        "h": ["x"],
+        "i": {"tags": ["\ud800"]},
+    }
+    members = {f"0001/{letter}.png": "x" for letter in entries}
+    for part in ("color", "sketch"):
+        make_zip(tmp_path / part / "0001.zip", members)
+    index = {f"0001/{letter}.png": entry for letter, entry in entries.items()}
+    (tmp_path / "image_list.json").write_text(json.dumps(index))
+    found = items_of("colorizediffusion", tmp_path)
+    by_letter = {name[-5]: item for name, item in found.items()}
+    scores = [by_letter[letter].aesthetic_score for letter in "abc"]
+    assert scores == [6.5, 7.0, None]
+    problems = {letter: item.problem for letter, item in by_letter.items()}
+    assert [problems[letter] for letter in "abc"] == ["", "", ""]
+    assert problems["d"] == "bad_metadata: aesthetic_score 'good' is not a number"
+    assert all(problems[letter].startswith("bad_metadata: ") for letter in "efghi")
 
 
 def test_two_pictures_of_one_name_are_an_error(tmp_path: Path) -> None:

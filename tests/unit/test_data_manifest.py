@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from nurie.config.data import CharactersSource, DataConfig
 from nurie.data.manifest import (
     MANIFEST_NAME,
+    QUARANTINE_NAME,
+    QUARANTINE_SCHEMA,
     Manifest,
     ManifestError,
     ShardEntry,
     file_sha256,
     read_manifest,
+    read_quarantine,
     write_manifest,
+    write_quarantine,
 )
-from nurie_pipelines.data.resume import BuildError, BuildRecord, finished_shard, prepare_folder
-from nurie_pipelines.data.write import sidecar_path
+from nurie_pipelines.data.resume import BuildError, BuildRecord, finished_shards, prepare_folder
+from nurie_pipelines.data.write import sidecar_name
 
 SHARD = "train-00000.parquet"
 
@@ -93,15 +98,37 @@ def test_shards_without_a_record_are_refused(tmp_path):
         prepare_folder(tmp_path, record(tmp_path), force=False)
 
 
-def test_only_whole_shards_of_this_build_are_kept(tmp_path):
+@pytest.mark.parametrize("address", [False, True])
+def test_only_whole_shards_of_this_build_are_kept(tmp_path, address):
+    folder = tmp_path.as_uri() if address else tmp_path
     this = record(tmp_path)
-    shard = tmp_path / SHARD
-    assert finished_shard(tmp_path, SHARD, this) is None
+    shard, sidecar = tmp_path / SHARD, tmp_path / sidecar_name(SHARD)
+    assert finished_shards(folder, [SHARD], this) == {}
     shard.write_bytes(b"rows")
-    assert finished_shard(tmp_path, SHARD, this) is None
+    assert finished_shards(folder, [SHARD], this) == {}
     digest = file_sha256(shard)
-    sidecar_path(shard).write_text(json.dumps({"sha256": digest, "build": this.digest, "rows": 1}))
-    assert finished_shard(tmp_path, SHARD, this) == digest
-    assert finished_shard(tmp_path, SHARD, record(tmp_path, seed=2)) is None
+    stored = {"sha256": digest, "bytes": 4, "build": this.digest, "rows": 1}
+    sidecar.write_text(json.dumps(stored))
+    assert finished_shards(folder, [SHARD, "other.parquet"], this) == {SHARD: digest}
+    assert finished_shards(folder, [SHARD], record(tmp_path, seed=2)) == {}
     shard.write_bytes(b"row")
-    assert finished_shard(tmp_path, SHARD, this) is None
+    assert finished_shards(folder, [SHARD], this) == {}
+
+
+def test_the_list_of_what_was_left_out_has_a_digest(tmp_path):
+    assert read_quarantine_of(tmp_path, []) == []
+    left_out = [{"file": f"{n}.png", "step": "check", "reason": "too_small: x"} for n in range(3)]
+    assert read_quarantine_of(tmp_path, left_out) == left_out
+    with open(tmp_path / QUARANTINE_NAME, "ab") as file:
+        file.write(b"x")
+    with pytest.raises(ManifestError, match=rf"{QUARANTINE_NAME} is damaged"):
+        read_manifest(tmp_path, verify=True)
+
+
+def read_quarantine_of(folder: Path, left_out: list[dict]) -> list[dict]:
+    """What is read after this was written."""
+    digest = write_quarantine(folder, pa.Table.from_pylist(left_out, schema=QUARANTINE_SCHEMA))
+    counts = {"too_small": len(left_out)} if left_out else {}
+    stored = {"quarantine": counts, "quarantine_sha256": digest}
+    write_manifest(folder, manifest_for(folder).model_copy(update=stored))
+    return read_quarantine(folder).to_pylist()

@@ -15,7 +15,7 @@ from nurie.data.pixels import decode_pixels, encode_pixels
 from nurie.data.png import decode_png
 from nurie.data.schema import SAMPLE_SCHEMA
 from nurie_pipelines.data import export
-from nurie_pipelines.data.collections import list_items
+from nurie_pipelines.data.collections import iterate, list_items
 from nurie_pipelines.data.collections.storage import read_bytes
 from nurie_pipelines.data.export import export_dataset
 
@@ -75,7 +75,7 @@ def test_round_trip(dataset, tmp_path, monkeypatch, layout):
     paths = export_dataset(dataset, output, layout)
     assert all(path.is_file() for path in paths)
     assert not list(output.rglob("*.part"))
-    items = list_items(PicturesSource(kind=layout, path=str(output)))
+    items = list(iterate(list_items(PicturesSource(kind=layout, path=str(output)))))
     expected = {row["tags"][1] + row["split"]: row for row in _samples()}
     assert len(items) == len(expected) == 7
     found = set()

@@ -16,7 +16,7 @@ from nurie.data.augment import augment_reference
 from nurie.data.characters import load_characters
 from nurie.data.manifest import Manifest, ShardEntry, write_manifest
 from nurie.data.pixels import decode_pixels
-from nurie.data.plan import plan_characters, shard_plans
+from nurie.data.plan import plan_characters
 from nurie.data.shards import ShardReader
 from nurie_pipelines.data.latents import append_latents
 from nurie_pipelines.data.load import Loader, load_chunk
@@ -31,11 +31,13 @@ COLUMNS = ("sample_id", "image", "mask", "sketches", "mismatched_ids", "same_pal
 def shards(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     source = CharactersSource(palettes_per_character=2, max_characters=24)
-    config = DataConfig(name="t", source=source, output=folder, image_size=32, seed=2)
+    config = DataConfig(
+        name="t", source=source, output=folder, image_size=32, seed=2, mismatch_rounds=ROUNDS
+    )
     assets, entries = find_assets("characters"), []
-    plan = plan_characters(load_characters(assets), source, 32, config.seed, ROUNDS)
-    for shard in shard_plans(plan, 20):
-        rows = render_shard(shard.rows, config, assets)
+    plan = plan_characters(config, source, load_characters(assets))
+    for shard in plan.shards(20):
+        rows = render_shard(plan.table(shard.start, shard.stop), config, assets)
         rows = rows.append_column(SHARD_COLUMN, [[shard.file] * rows.num_rows])
         rows = append_latents(rows, [None] * rows.num_rows, ())
         done = write_shard(rows, folder, "test").to_pylist()[0]

@@ -31,6 +31,12 @@ def colours_of(sample_id: str) -> list[float]:
     return colours.tolist()
 
 
+def choose(rows: list[tuple], seed: int, epoch: int, strategy: str = "tag_distance") -> list[str]:
+    """Ids of the references of all rows."""
+    sampler = MismatchSampler(table(rows), seed, strategy)  # type: ignore[arg-type]
+    return [rows[other][0] for other in sampler.choose(np.arange(len(rows)), epoch)]
+
+
 @st.composite
 def row_sets(draw, sizes=(2, 3, 10)):
     """Sets in which every row has at least one unrelated row."""
@@ -53,10 +59,9 @@ def row_sets(draw, sizes=(2, 3, 10)):
 )
 @settings(max_examples=150, deadline=None)
 def test_reference_is_never_a_relative(rows, seed, epoch, strategy):
-    sampler = MismatchSampler(table(rows), seed, strategy)
     by_id = {row[0]: row for row in rows}
-    for row in rows:
-        other = by_id[sampler.choose(row[0], epoch)]
+    for row, chosen in zip(rows, choose(rows, seed, epoch, strategy), strict=True):
+        other = by_id[chosen]
         assert other[0] != row[0]
         assert other[1] != row[1]
         assert other[2] != row[2]
@@ -67,27 +72,28 @@ def test_reference_is_never_a_relative(rows, seed, epoch, strategy):
 def test_choice_does_not_depend_on_the_order_of_rows(rows, seed, rng):
     shuffled = rows.copy()
     rng.shuffle(shuffled)
-    first, second = MismatchSampler(table(rows), seed), MismatchSampler(table(shuffled), seed)
-    for row in rows:
-        assert first.choose(row[0], 3) == second.choose(row[0], 3)
+    chosen = dict(zip([row[0] for row in shuffled], choose(shuffled, seed, 3), strict=True))
+    assert choose(rows, seed, 3) == [chosen[row[0]] for row in rows]
+
+
+@given(row_sets((10,)), st.integers(0, 99), st.sampled_from(list(NUM_CANDIDATES)))
+@settings(max_examples=30, deadline=None)
+def test_choice_does_not_depend_on_what_is_chosen_with_it(rows, seed, strategy):
+    sampler = MismatchSampler(table(rows), seed, strategy)
+    together = sampler.choose(np.arange(10), 2).tolist()
+    assert [int(sampler.choose(np.array([row]), 2)[0]) for row in range(10)] == together
 
 
 def test_choice_changes_with_epoch_and_seed():
     rows = [(f"s{i}", f"g{i}", f"p{i}", [], "train") for i in range(50)]
-    choices = {
-        (seed, epoch): [MismatchSampler(table(rows), seed).choose(row[0], epoch) for row in rows]
-        for seed in (0, 1)
-        for epoch in (0, 1)
-    }
+    choices = {(seed, epoch): choose(rows, seed, epoch) for seed in (0, 1) for epoch in (0, 1)}
     assert len({tuple(choice) for choice in choices.values()}) == 4
 
 
 def test_splits_do_not_mix():
     rows = [(f"s{i}", f"g{i}", f"p{i}", [], "test" if i % 3 else "train") for i in range(12)]
-    sampler = MismatchSampler(table(rows), 0)
     split = {row[0]: row[4] for row in rows}
-    for row in rows:
-        assert split[sampler.choose(row[0], 0)] == row[4]
+    assert [split[other] for other in choose(rows, 0, 0)] == [row[4] for row in rows]
 
 
 def test_different_tags_are_preferred():
@@ -97,8 +103,11 @@ def test_different_tags_are_preferred():
     tags = {row[0]: row[3] for row in rows}
 
     def share_of_same(strategy: str) -> float:
-        sampler = MismatchSampler(table(rows), 0, strategy)
-        chosen = [(row[3], tags[sampler.choose(row[0], e)]) for row in rows for e in range(10)]
+        chosen = [
+            (row[3], tags[other])
+            for epoch in range(10)
+            for row, other in zip(rows, choose(rows, 0, epoch, strategy), strict=True)
+        ]
         return sum(mine == others for mine, others in chosen) / len(chosen)
 
     assert share_of_same("tag_distance") < 0.1
@@ -109,8 +118,11 @@ def test_hard_references_have_similar_colours():
     rows = [(f"s{i}", f"g{i}", f"p{i}", [], "train") for i in range(200)]
 
     def likeness(strategy: str) -> float:
-        sampler = MismatchSampler(table(rows), 0, strategy)
-        pairs = [(row[0], sampler.choose(row[0], epoch)) for row in rows for epoch in range(4)]
+        pairs = [
+            (row[0], other)
+            for epoch in range(4)
+            for row, other in zip(rows, choose(rows, 0, epoch, strategy), strict=True)
+        ]
         mine, others = (np.array([colours_of(pair[k]) for pair in pairs]) for k in (0, 1))
         return float(np.minimum(mine, others).sum(axis=1).mean())
 
@@ -135,7 +147,7 @@ def test_histogram_counts_colours_and_not_places():
 def test_impossible_sets_are_refused_by_name(size):
     rows = [(f"s{i}", "same", f"p{i}", [], "train") for i in range(size)]
     with pytest.raises(ValueError, match=r"no mismatched reference for sample 's0'.*split"):
-        MismatchSampler(table(rows), 0).choose("s0", 0)
+        choose(rows, 0, 0)
 
 
 def test_duplicate_ids_and_unknown_strategies_are_refused():
@@ -159,12 +171,11 @@ def test_large_set_with_one_dominating_group():
         )
         for i in range(size)
     ]
-    sampler = MismatchSampler(table(rows), 5)
-    by_id = {row[0]: row for row in rows}
-    for row in rng.sample(rows, 3000):
-        other = by_id[sampler.choose(row[0], 1)]
-        assert other[1] != row[1]
-        assert other[2] != row[2]
+    chosen = rng.sample(range(size), 3000)
+    others = MismatchSampler(table(rows), 5).choose(np.array(chosen), 1)
+    for row, other in zip(chosen, others.tolist(), strict=True):
+        assert rows[other][1] != rows[row][1]
+        assert rows[other][2] != rows[row][2]
 
 
 @pytest.mark.parametrize("size", [12, 40, 400])
@@ -183,7 +194,9 @@ def test_no_picture_is_used_far_more_often_than_others(strategy, size):
         for i in range(size)
     ]
     sampler = MismatchSampler(pa.Table.from_pylist(rows), 0, strategy)
-    uses = Counter(sampler.choose(row["sample_id"], epoch) for row in rows for epoch in range(8))
+    uses = Counter(
+        other for epoch in range(8) for other in sampler.choose(np.arange(size), epoch).tolist()
+    )
     most = 1.5 if strategy == "uniform" else 2.5 if size == 400 else 3
     assert max(uses.values()) <= 8 * most
     if strategy == "uniform" and size == 400:

@@ -34,3 +34,12 @@ def test_impossible_requests_are_refused() -> None:
         Permutation(0, "")
     with pytest.raises(IndexError, match=r"place 3 is not in 0\.\.2"):
         Permutation(3, "")[3]
+
+
+@given(st.integers(1, 700), st.text(max_size=8))
+def test_many_places_at_once_are_those_places(size: int, key: str) -> None:
+    permutation = Permutation(size, key)
+    places = np.arange(size)[::-1]
+    assert permutation.take(places).tolist() == [permutation[int(place)] for place in places]
+    large = Permutation(10**12, key)
+    assert large.take(places).tolist() == [large[int(place)] for place in places]

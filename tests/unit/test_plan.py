@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from nurie.config.data import CharactersSource
+from nurie.config.data import CharactersSource, DataConfig
 from nurie.data.characters import load_characters
-from nurie.data.plan import palette_from_json, palette_to_json, plan_characters, shard_plans
+from nurie.data.plan import Plan, palette_from_json, palette_to_json, plan_characters
 from nurie.data.schema import PLAN_SCHEMA
 
-SIZE = 64
 SOURCE = CharactersSource(palettes_per_character=3, characters_per_palette=4, max_characters=22)
+
+
+def plan(characters, source: CharactersSource = SOURCE, seed: int = 5, rounds: int = 2) -> Plan:
+    config = DataConfig(
+        name="t",
+        source=source,
+        output=Path("t"),
+        image_size=64,
+        seed=seed,
+        mismatch_rounds=rounds,
+    )
+    return plan_characters(config, source, characters)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +35,7 @@ def characters():
 
 @pytest.fixture(scope="module")
 def rows(characters):
-    return plan_characters(characters, SOURCE, SIZE, seed=5, mismatch_rounds=4).to_pylist()
+    return plan(characters, rounds=4).table().to_pylist()
 
 
 def test_every_character_appears_once_per_palette_round(rows):
@@ -57,29 +69,40 @@ def test_references_keep_their_promises(rows):
 
 
 def test_plan_is_a_function_of_the_seed(characters):
-    first, again = (plan_characters(characters, SOURCE, SIZE, 5, 2) for _ in "ab")
+    first, again = (plan(characters).table() for _ in "ab")
     assert first.equals(again)
     assert first.schema.equals(PLAN_SCHEMA)
-    assert not first.equals(plan_characters(characters, SOURCE, SIZE, 6, 2))
+    assert not first.equals(plan(characters, seed=6).table())
 
 
 def test_impossible_plan_names_the_way_out(characters):
     source = CharactersSource(max_characters=2, palettes_per_character=1)
     with pytest.raises(ValueError, match="lower characters_per_palette"):
-        plan_characters(characters, source, SIZE, 0, 1)
+        plan(characters, source)
 
 
 def test_shards_cover_the_plan_in_order(characters):
-    plan = plan_characters(characters, SOURCE, SIZE, 5, 1)
-    shards = shard_plans(plan, rows_per_shard=50)
+    planned = plan(characters)
+    shards = planned.shards(rows_per_shard=50)
     assert [shard.file for shard in shards][:2] == [
         "bucket=64x64/train-00000.parquet",
         "bucket=64x64/train-00001.parquet",
     ]
-    assert [shard.rows.num_rows for shard in shards] == [50, 16, 50, 16]
-    joined = [i for shard in shards for i in shard.rows["sample_id"].to_pylist()]
-    assert joined == plan["sample_id"].to_pylist()
-    assert all(set(shard.rows["split"].to_pylist()) == {shard.split} for shard in shards)
+    assert [shard.num_rows for shard in shards] == [50, 16, 50, 16]
+    parts = [planned.table(shard.start, shard.stop) for shard in shards]
+    joined = [i for part in parts for i in part["sample_id"].to_pylist()]
+    assert joined == planned.table()["sample_id"].to_pylist()
+    for shard, part in zip(shards, parts, strict=True):
+        assert part["split"].unique().to_pylist() == [shard.split]
+
+
+def test_references_by_id_and_by_row_are_the_same(rows):
+    for split in ("train", "test"):
+        members = [row for row in rows if row["split"] == split]
+        for row in members:
+            for kind in ("mismatched", "same_palette"):
+                named = [members[place]["sample_id"] for place in row[f"{kind}_rows"]]
+                assert named == row[f"{kind}_ids"]
 
 
 def test_stored_palettes_are_exact_to_8_bits():

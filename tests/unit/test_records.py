@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import requests
 import yaml
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from nurie.config.data import ReadConfig
 from nurie.config.train import BackboneStage, ForegroundStage, TrackingConfig, TrainConfig
-from nurie.data.manifest import Manifest, file_sha256, write_manifest
+from nurie.data.manifest import Manifest, file_sha256, write_manifest, write_quarantine
 from nurie.tracking.mlflow_tracker import connect
 from nurie.tracking.outbox import MetricOutbox
 from nurie.tracking.tracker import TrackingUnavailable
@@ -44,6 +45,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 def run_config(folder: Path, store: str) -> TrainConfig:
     shards = folder / "shards"
     shards.mkdir(parents=True, exist_ok=True)
+    left_out = {"file": ["a.png"], "step": ["check"], "reason": ["empty: no pixels"]}
     manifest = {
         "name": "pictures",
         "created_by": "test",
@@ -56,7 +58,8 @@ def run_config(folder: Path, store: str) -> TrainConfig:
         "latent_channels": None,
         "mismatch_rounds": 1,
         "shards": (),
-        "quarantine": ({"file": "a.png", "step": "check", "reason": "empty: no pixels"},),
+        "quarantine": {"empty": 1},
+        "quarantine_sha256": write_quarantine(shards, pa.table(left_out)),
     }
     write_manifest(shards, Manifest(**manifest))
     config = TrainConfig(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nurie.data.manifest import Manifest, ManifestError, ShardEntry, write_manifest
+from nurie.data import shards
+from nurie.data.manifest import Manifest, ManifestError, ShardEntry, read_manifest, write_manifest
 from nurie.data.schema import RENDERED_SCHEMA, SAMPLE_SCHEMA, SCHEMA_VERSION
 from nurie.data.shards import ShardReader
 from nurie_pipelines.data.latents import append_latents
@@ -33,7 +35,9 @@ def rendered_rows(file: str, start: int, count: int) -> pa.Table:
             "palette": "{}",
             "tags": ["solo"],
             "mismatched_ids": ["s0"],
+            "mismatched_rows": [0],
             "same_palette_ids": [],
+            "same_palette_rows": [],
             "width": 8,
             "height": 8,
             "bucket": "8x8",
@@ -102,6 +106,31 @@ def test_cache_stays_within_its_budget(data_set):
         assert held <= 8000 or len(reader._cache) == 1
 
 
+def test_few_shards_stay_open(data_set, monkeypatch):
+    reader = ShardReader(data_set, "train")
+    expected = reader.read(range(len(reader)), ["sample_id", "image"])
+    assert len(reader._open_shards) == len(ROWS)
+    monkeypatch.setattr(shards, "FOOTER_CACHE_BYTES", 1)
+    for cache_bytes in (1, 2**20):  # rows that are cached outlive their file
+        reader = ShardReader(data_set, "train", cache_bytes)
+        for index in (0, 46, 1, 45, 1):
+            assert reader.read([index], ["sample_id", "image"]) == [expected[index]]
+            assert len(reader._open_shards) == 1
+
+
+def test_a_data_set_at_an_address_reads_the_same(data_set):
+    rows = ShardReader(data_set, "train").read(range(sum(ROWS)), ["sample_id", "image"])
+    memory = fsspec.filesystem("memory")
+    memory.put(str(data_set), "/sets/", recursive=True)
+    (place,) = memory.ls("/sets", detail=False)
+    for address in (data_set.as_uri(), f"memory:/{place}"):
+        reader = ShardReader(address, "train")
+        assert reader.read(range(sum(ROWS)), ["sample_id", "image"]) == rows
+        assert reader.column("sample_id") == [row["sample_id"] for row in rows]
+        assert read_manifest(address, verify=True) == reader.manifest
+    memory.rm("/sets", recursive=True)
+
+
 @pytest.mark.parametrize("index", [-1, 47])
 def test_rows_outside_are_refused(data_set, index):
     with pytest.raises(IndexError, match=str(index)):
@@ -137,4 +166,4 @@ def test_stored_file_carries_the_schema(data_set):
     shard = data_set / "train-00000.parquet"
     assert pq.read_schema(shard).equals(SAMPLE_SCHEMA, check_metadata=False)
     assert pq.read_schema(shard).metadata[b"nurie.schema_version"] == SCHEMA_VERSION.encode()
-    assert stored_latent_channels(shard) == LATENTS[0]
+    assert stored_latent_channels(data_set, shard.name) == LATENTS[0]

@@ -156,8 +156,20 @@ def test_tags_keep_to_the_threshold_of_their_category(tmp_path):
     network.head.bias.data = torch.tensor([0.4, 0.3, 0.84, 1.0]).logit(1e-6)
     tagger = Tagger(export(network, tmp_path / "m.onnx", batch=2, dynamic=True), TAG_LIST)
 
-    assert list(tagger.tags(random_images(1))[0]) == ["a"]
-    assert list(tagger.tags(random_images(1), character_threshold=0.8)[0]) == ["someone", "a"]
+    assert list(tagger.tags(random_images(1), 0.35, 0.85)[0]) == ["a"]
+    assert list(tagger.tags(random_images(1), 0.35, 0.8)[0]) == ["someone", "a"]
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
+    model = export(SpatialTagger(), tmp_path / "model.onnx", batch=2, dynamic=True)
+    with pytest.raises(TaggerError, match="gives 4 scores, its list of tags has 3"):
+        Tagger(model, TAG_LIST[:3])
+    (tmp_path / "selected_tags.csv").write_text("name,category\na,general\n")
+    with pytest.raises(TaggerError, match=r"selected_tags\.csv, line 2: category: .*'general'"):
+        Tagger.from_folder(tmp_path)
+    (tmp_path / "model.onnx").write_text("hello")
+    with pytest.raises(TaggerError, match=r"model\.onnx: not an ONNX model"):
+        Tagger.from_folder(tmp_path)
 
 
 def test_bundled_tagger_tells_colours_apart():
@@ -165,7 +177,7 @@ def test_bundled_tagger_tells_colours_apart():
     pictures = np.zeros((2, 128, 128, 3), np.uint8)
     pictures[0, ..., 0], pictures[1, ..., 2] = 255, 255
 
-    tokens, tags = tagger.tokens(pictures), tagger.tags(pictures, threshold=0.0)
+    tokens, tags = tagger.tokens(pictures), tagger.tags(pictures, 0.0, 1.0)
 
     assert tokens.shape == (2, 64, 64)
     assert np.abs(tokens[0] - tokens[1]).mean() > 0.1

@@ -36,11 +36,11 @@ _COLUMNS = (
 )
 
 
-def export_dataset(folder: Path, output: Path, layout: ExportLayout) -> list[Path]:
+def export_dataset(folder: Path | str, output: Path, layout: ExportLayout) -> list[Path]:
     """Write all samples of a data set, each with its first sketch and its mask.
 
     Args:
-        folder: Data set made by ``nurie data build``.
+        folder: Data set made by ``nurie data build``, a path or an address.
         output: Folder to write; it must not exist or be empty.
         layout: ``webdataset`` (tars per split) or ``colorizediffusion`` (zips and an index).
 
@@ -63,7 +63,7 @@ def export_dataset(folder: Path, output: Path, layout: ExportLayout) -> list[Pat
     return write(rows, output)
 
 
-def _rows(folder: Path, splits: tuple[str, ...]) -> Iterator[Row]:
+def _rows(folder: Path | str, splits: tuple[str, ...]) -> Iterator[Row]:
     for split in splits:
         reader = ShardReader(folder, split)
         for index in range(len(reader)):

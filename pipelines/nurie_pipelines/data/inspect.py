@@ -12,7 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from nurie.data.manifest import Manifest, read_manifest
+from nurie.data.data_folder import DataFolder
+from nurie.data.manifest import Manifest, read_manifest, read_quarantine
 from nurie.data.pixels import decode_pixels
 from nurie.data.png import encode_png
 from nurie.data.schema import Row
@@ -35,11 +36,11 @@ _GREY_SATURATION = 40
 """OpenCV's saturation (0 to 255) below which a pixel has no hue worth counting."""
 
 
-def inspect_dataset(folder: str | Path) -> dict[str, Any]:
+def inspect_dataset(folder: Path | str) -> dict[str, Any]:
     """Verify a data set and count what it holds.
 
     Args:
-        folder: Data set made by ``nurie data build``.
+        folder: Data set made by ``nurie data build``, a path or an address.
 
     Returns:
         ``name``, ``counts``, ``shards``, ``bytes``, ``image_size``, ``sketch_styles``,
@@ -51,24 +52,23 @@ def inspect_dataset(folder: str | Path) -> dict[str, Any]:
     Raises:
         nurie.data.manifest.ManifestError: If the data set is unfinished or damaged.
     """
-    manifest = read_manifest(folder, verify=True)
-    reasons = Counter(file.reason.split(":")[0] for file in manifest.quarantine)
+    manifest, sizes = read_manifest(folder, verify=True), DataFolder(folder).sizes()
     return {
         "name": manifest.name,
         "counts": manifest.counts,
         "shards": len(manifest.shards),
-        "bytes": sum((Path(folder) / shard.file).stat().st_size for shard in manifest.shards),
+        "bytes": sum(sizes[shard.file] for shard in manifest.shards),
         "image_size": manifest.image_size,
         "sketch_styles": list(manifest.sketch_styles),
         "buckets": dict(_bucket_counts(manifest)),
         "latent_channels": manifest.latent_channels,
-        "quarantine": dict(reasons),
+        "quarantine": manifest.quarantine,
         "splits": {split: _split_statistics(folder, split) for split in manifest.counts},
     }
 
 
 def write_contact_sheet(
-    folder: str | Path, out: str | Path, split: str = "train", rows: int = SHEET_ROWS
+    folder: Path | str, out: str | Path, split: str = "train", rows: int = SHEET_ROWS
 ) -> Path:
     """Write one self-contained HTML page to look at a data set.
 
@@ -76,7 +76,7 @@ def write_contact_sheet(
     mismatched reference; then samples with picture, sketches, mask and mismatched reference.
 
     Args:
-        folder: Data set made by ``nurie data build``.
+        folder: Data set made by ``nurie data build``, a path or an address.
         out: The HTML file.
         split: Which split to show.
         rows: Samples shown, spread evenly over the split.
@@ -92,8 +92,8 @@ def write_contact_sheet(
         "<meta name=viewport content='width=device-width'>"
         f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
         f"<p>{len(reader)} samples, {len(reader.index['group_id'].unique())} groups</p>"
-        f"{_quarantine(reader)}{_buckets(reader)}{_hues(reader, shown)}{_reference_uses(reader)}"
-        f"{_samples(reader, shown)}</html>"
+        f"{_quarantine(folder, reader.manifest)}{_buckets(reader)}{_hues(reader, shown)}"
+        f"{_reference_uses(reader)}{_samples(reader, shown)}</html>"
     )
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,19 +101,20 @@ def write_contact_sheet(
     return path
 
 
-def _quarantine(reader: ShardReader) -> str:
-    files = reader.manifest.quarantine
-    if not files:
+def _quarantine(folder: Path | str, manifest: Manifest) -> str:
+    counts = manifest.quarantine
+    if not counts:
         return "<section><h2>Left out</h2><p>nothing</p></section>"
-    examples: dict[str, list[str]] = {}
-    for file in files:
-        examples.setdefault(file.reason.split(":")[0], []).append(f"{file.file}: {file.reason}")
+    examples: dict[str, str] = {}
+    for file in read_quarantine(folder).select(["file", "reason"]).to_batches():
+        for row in file.to_pylist():
+            examples.setdefault(row["reason"].split(":")[0], f"{row['file']}: {row['reason']}")
     rows = "".join(
-        f"<tr><td>{html.escape(reason)}<td>{len(all_)}<td><small>{html.escape(all_[0])}</small>"
-        for reason, all_ in sorted(examples.items(), key=lambda entry: -len(entry[1]))
+        f"<tr><td>{html.escape(reason)}<td>{count}<td><small>{html.escape(examples[reason])}</small>"
+        for reason, count in sorted(counts.items(), key=lambda entry: -entry[1])
     )
     return (
-        f"<section><h2>Left out: {len(files)} files</h2>"
+        f"<section><h2>Left out: {sum(counts.values())} files</h2>"
         f"<table><tr><th>reason<th>files<th>for example{rows}</table></section>"
     )
 
@@ -163,7 +164,7 @@ def _hues(reader: ShardReader, shown: list[int]) -> str:
 
 def _samples(reader: ShardReader, shown: list[int]) -> str:
     styles = [html.escape(style) for style in reader.manifest.sketch_styles]
-    titles = ["picture", *styles, "mask", "mismatched reference", "sample"]
+    titles = ["picture", *styles, "mask (white: foreground)", "mismatched reference", "sample"]
     head = "".join(f"<th>{title}" for title in titles)
     body = "".join(_sheet_row(reader, index) for index in shown)
     return (
@@ -172,7 +173,7 @@ def _samples(reader: ShardReader, shown: list[int]) -> str:
     )
 
 
-def _split_statistics(folder: str | Path, split: str) -> dict[str, Any]:
+def _split_statistics(folder: Path | str, split: str) -> dict[str, Any]:
     index = ShardReader(folder, split).index
     uses = Counter(other for ids in index["mismatched_ids"].to_pylist() for other in ids)
     counts = [uses[sample_id] for sample_id in index["sample_id"].to_pylist()]

@@ -28,8 +28,8 @@ _SAMPLE_COLUMNS = (
     "mask",
     "original_area",
     "aesthetic_score",
-    "mismatched_ids",
-    "same_palette_ids",
+    "mismatched_rows",
+    "same_palette_rows",
 )
 
 
@@ -102,8 +102,8 @@ class _TrainingRows:
         }
         rng = _rng(loader.seed, position, 1)
         row["reference_image"], reference_mask = self._aligned(sample, rng, loader.read)
-        ids = sample["mismatched_ids"]
-        other = self.reader.row_of[ids[epoch % len(ids)]]
+        others = sample["mismatched_rows"]
+        other = others[epoch % len(others)]
         bucket = Bucket(*mask.shape)
         match loader.stage:
             case DualBranchStage():
@@ -131,10 +131,10 @@ class _TrainingRows:
         self, sample: Row, rng: np.random.Generator, read: ReadConfig
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the aligned reference and its mask, both augmented by the same map."""
-        relatives = sample["same_palette_ids"]
+        relatives = sample["same_palette_rows"]
         use_relative, choice = rng.random() < read.same_palette_probability, rng.random()
         if relatives and use_relative:
-            other = self.reader.row_of[relatives[int(choice * len(relatives))]]
+            other = relatives[int(choice * len(relatives))]
             sample = self.reader.read([other], self.columns)[0]
         image, mask = decode_pixels(sample["image"]), decode_pixels(sample["mask"])
         augmentation = draw_augmentation(rng, read.augmentation, *mask.shape)

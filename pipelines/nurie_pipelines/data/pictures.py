@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from nurie.config.data import PicturesSource
-from nurie.data.buckets import Bucket, fit, nearest_bucket
-from nurie.data.mismatch import MismatchStrategy
+from nurie.config.data import DataConfig, PicturesSource
+from nurie.data.buckets import Bucket, fit, make_buckets, nearest_bucket
 from nurie.data.near_duplicates import connected, near_duplicate_groups
-from nurie.data.plan import UNSCORED_AESTHETICS, finish_plan
+from nurie.data.plan import SPLITS, UNSCORED_AESTHETICS, Plan
 from nurie.data.schema import Row
 from nurie.inference.images import decode_image, to_rgb
-from nurie_pipelines.data.check import MAX_PIXELS, CheckedItem
+from nurie_pipelines.data.check import MAX_PIXELS
 from nurie_pipelines.data.collections.storage import read_bytes
+
+MIN_TO_SPLIT = 10
+"""Different pictures, at least, of which two are kept for the test split."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,48 +41,80 @@ class Picture:
     original_area: int
 
 
-def plan_pictures(
-    source: PicturesSource,
-    checked: list[CheckedItem],
-    buckets: Sequence[Bucket],
-    seed: int,
-    mismatch_rounds: int,
-    strategy: MismatchStrategy = "tag_distance",
-) -> pa.Table:
-    """Plan one sample per usable item; items of one group share a split.
+def columns_of_plan(config: DataConfig) -> list[str]:
+    """Columns of a checked item that its plan needs: a set may be large, and is copied."""
+    item = ["name", "picture", "sketch", "mask", "tags", "group", "split"]
+    checked = ["sha256", "hash", "score", "width", "height"]
+    return [*item, *checked, *(["colours"] if config.mismatch_strategy == "hard" else [])]
+
+
+def plan_pictures(config: DataConfig, source: PicturesSource, usable: pa.Table) -> Plan:
+    """Plan one sample per item; items of one group share a split.
 
     Equal content, near-duplicates and the layout's own groups make a group.
 
-    The test split is left empty where it would hold fewer than two different pictures.
+    The test split holds at least two different pictures, so that there is something to evaluate on;
+    of a set of fewer than ``MIN_TO_SPLIT`` it is left empty instead.
+
+    Args:
+        config: The build: shapes, seed, references.
+        source: The collection.
+        usable: ``columns_of_plan`` of what ``check_items`` returns, without items that have a
+            problem.
 
     Raises:
-        ValueError: If fewer than two different pictures can be used.
+        ValueError: If there are fewer than two different pictures.
     """
-    usable = [entry for entry in checked if not entry.problem]
-    groups = _groups(usable, source.near_duplicate_distance)
-    first: dict[str, CheckedItem] = {}
-    for entry in usable:
-        first.setdefault(groups[entry.item.name], entry)
-    test = {
-        group
-        for group, entry in first.items()
-        if entry.item.split == "test"
-        or (entry.item.split is None and _place(entry.item.name) < source.test_fraction)
-    }
-    if len(test) < 2:
-        test = set()
+    content = _first_of_equal(usable["sha256"])
+    group = _groups(usable, content, source.near_duplicate_distance)
+    first = np.unique(group)
+    test = first[_is_for_test(usable.take(first), source.test_fraction)]
     if len(first) - len(test) < 2:
         raise ValueError(
-            f"source.path: {source.path} has {len(first)} different usable pictures of "
-            f"{len(checked)} files; at least 2 are needed for training, since every picture gets "
-            "another one as its mismatched reference"
+            f"source.path: {source.path} has {len(first)} different usable pictures; at least 2 "
+            "are needed for training, since every picture gets another one as its mismatched "
+            "reference"
         )
-    rows = []
-    for entry in usable:
-        group = groups[entry.item.name]
-        row = _plan_row(entry, group, "test" if group in test else "train")
-        rows.append(row | {"bucket": nearest_bucket(*entry.size, buckets).name})
-    return finish_plan(rows, seed, mismatch_rounds, strategy)
+    return Plan(_samples(config, usable, content, group, np.isin(group, test)), config)
+
+
+def _samples(
+    config: DataConfig,
+    usable: pa.Table,
+    content: np.ndarray,
+    group: np.ndarray,
+    is_test: np.ndarray,
+) -> pa.Table:
+    """The columns that ``Plan`` wants; nothing is stored twice.
+
+    Args:
+        config: The build.
+        usable: Checked items.
+        content: First item of the same content, of each.
+        group: First item of its group, of each.
+        is_test: Whether each is in the test split.
+    """
+    name, digest = (usable[column].combine_chunks() for column in ("name", "sha256"))
+    nothing = np.zeros(usable.num_rows + 1, np.int32)
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
+        "sample_id": name,
+        "source": usable["picture"],
+        "sketch_source": usable["sketch"],
+        "mask_source": usable["mask"],
+        "character_id": name,
+        "palette_id": pa.DictionaryArray.from_arrays(pa.array(content, pa.int32()), digest),
+        "group_id": pa.DictionaryArray.from_arrays(pa.array(group, pa.int32()), digest),
+        "split": pa.DictionaryArray.from_arrays(pa.array(is_test, pa.int8()), list(SPLITS)),
+        "bucket": _buckets(config, usable),
+        "roles": pa.ListArray.from_arrays(pa.array(nothing), pa.array([], pa.string())),
+        "palette": pa.DictionaryArray.from_arrays(pa.array(nothing[1:], pa.int8()), ["{}"]),
+        "tags": usable["tags"],
+        "aesthetic_score": pc.fill_null(usable["score"], UNSCORED_AESTHETICS),
+        "relatives": pa.ListArray.from_arrays(pa.array(nothing), pa.array([], pa.int32())),
+    }
+    if config.mismatch_strategy == "hard":
+        columns["colours"] = usable["colours"]
+    return pa.table(columns)
 
 
 def read_picture(root: str, row: Row) -> Picture:
@@ -113,41 +147,49 @@ def read_picture(root: str, row: Row) -> Picture:
     )
 
 
-def _groups(usable: list[CheckedItem], max_distance: int | None) -> dict[str, str]:
-    """Group of every item by name: all that is joined by content, by looks or by the layout."""
-    first_of: dict[str, int] = {}
-    pairs: list[tuple[int, int]] = []
-    for number, entry in enumerate(usable):
-        pairs.append((first_of.setdefault(f"content {entry.sha256}", number), number))
-        if entry.item.group:
-            pairs.append((first_of.setdefault(f"group {entry.item.group}", number), number))
+def _groups(usable: pa.Table, content: np.ndarray, max_distance: int | None) -> np.ndarray:
+    """First row of everyone's group: all that is joined by content, by looks or by the layout."""
+    rows = np.arange(usable.num_rows)
+    joined = [(content, rows)]
+    in_group = np.flatnonzero(usable["group"].is_valid().to_numpy())
+    joined.append((in_group[_first_of_equal(usable["group"].take(in_group))], in_group))
     if max_distance is not None:
-        alike = near_duplicate_groups([entry.hash for entry in usable], max_distance)
-        pairs += zip(alike, range(len(usable)), strict=True)
-    groups = connected(len(usable), pairs)
-    return {
-        entry.item.name: usable[group].sha256 for entry, group in zip(usable, groups, strict=True)
-    }
+        hashes = usable["hash"].combine_chunks()
+        matrix = np.frombuffer(hashes.buffers()[1], np.uint8).reshape(-1, hashes.type.byte_width)
+        part = matrix[hashes.offset : hashes.offset + len(hashes)]
+        joined.append((near_duplicate_groups(part, max_distance), rows))
+    ones, others = (np.concatenate(numbers) for numbers in zip(*joined, strict=True))
+    return connected(usable.num_rows, ones, others)
 
 
-def _plan_row(entry: CheckedItem, group: str, split: str) -> Row:
-    item = entry.item
-    return {
-        "sample_id": item.name,
-        "source": item.picture,
-        "sketch_source": item.sketch,
-        "mask_source": item.mask,
-        "character_id": item.name,
-        "palette_id": entry.sha256,
-        "group_id": group,
-        "split": split,
-        "roles": [],
-        "palette": "{}",
-        "tags": list(item.tags),
-        "colours": list(entry.colours),
-        "aesthetic_score": UNSCORED_AESTHETICS if entry.score is None else entry.score,
-        "same_palette_ids": [],
-    }
+def _first_of_equal(column: pa.ChunkedArray) -> np.ndarray:
+    """For every value the row that has it first."""
+    codes = column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    _, first = np.unique(codes, return_index=True)
+    return first[codes]
+
+
+def _is_for_test(firsts: pa.Table, fraction: float) -> np.ndarray:
+    """Whether the groups with these first members belong to the test split."""
+    given = firsts["split"].fill_null("").to_numpy()
+    places = np.array([_place(name.as_py()) for name in firsts["name"]])
+    chosen = (given == "test") | ((given == "") & (places < fraction))
+    if chosen.sum() >= 2:
+        return chosen
+    free = np.flatnonzero(given == "")
+    if fraction == 0 or len(free) < MIN_TO_SPLIT:
+        return np.zeros_like(chosen)
+    chosen[free[np.argsort(places[free])[:2]]] = True
+    return chosen
+
+
+def _buckets(config: DataConfig, usable: pa.Table) -> pa.DictionaryArray:
+    buckets = make_buckets(config.image_size, config.aspect_ratios)
+    sizes = np.stack([usable["width"].to_numpy(), usable["height"].to_numpy()], axis=1)
+    different, which = np.unique(sizes, axis=0, return_inverse=True)
+    nearest = [buckets.index(nearest_bucket(w, h, buckets)) for w, h in different.tolist()]
+    codes = pa.array(np.array(nearest, np.int32)[which.ravel()])
+    return pa.DictionaryArray.from_arrays(codes, [bucket.name for bucket in buckets])
 
 
 def _place(name: str) -> float:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nurie import __version__
-from nurie.config.data import DataConfig, PictureInputConfig, PicturesSource
-from nurie.data.manifest import MANIFEST_NAME, file_sha256, write_atomically
+from nurie.config.data import DataConfig, PictureInputConfig, PicturesSource, TaggerConfig
+from nurie.data.data_folder import DataFolder
+from nurie.data.manifest import MANIFEST_NAME, QUARANTINE_NAME
 from nurie.data.schema import SCHEMA_VERSION
-from nurie_pipelines.data.write import sidecar_path
+from nurie_pipelines.data.write import sidecar_name
 
 RECORD_NAME = "build.json"
 # Where the files lie and how many tasks run changes no byte of a shard; what lies in those places
@@ -26,16 +28,17 @@ class BuildError(ValueError):
     """The output folder holds a build of something else."""
 
 
-def picture_models(config: DataConfig) -> dict[str, PictureInputConfig]:
-    """The user's own models that a build runs, by the name of their setting."""
-    named: dict[str, PictureInputConfig | None] = {
+def model_paths(config: DataConfig) -> dict[str, Path]:
+    """Where the user's own models lie that a build runs, by the name of their setting."""
+    named: dict[str, PictureInputConfig | TaggerConfig | None] = {
         "line_model": config.line_model,
         "mask_model": config.mask_model,
     }
     if isinstance(config.source, PicturesSource):
         named["aesthetic_model"] = config.source.aesthetic_model
         named["safety_model"] = config.source.safety_model
-    return {name: model for name, model in named.items() if model is not None}
+        named["tagger"] = config.source.tagger
+    return {name: model.path for name, model in named.items() if model is not None}
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class BuildRecord:
         """Return the record of a build."""
         settings = config.model_dump(mode="json", exclude=set(_PLACES))
         settings["source"].pop("path", None)
-        for name in picture_models(config):
+        for name in model_paths(config):
             (settings if name in settings else settings["source"])[name].pop("path")
         versions = {"schema": SCHEMA_VERSION, "nurie": __version__}
         return cls(settings, inputs, versions)
@@ -73,53 +76,57 @@ class BuildRecord:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-def prepare_folder(folder: Path, record: BuildRecord, force: bool) -> None:
+def prepare_folder(folder: Path | str, record: BuildRecord, force: bool) -> None:
     """Make the output folder ready for a build, new or continued.
 
     Raises:
         BuildError: If it holds shards of another build and ``force`` is off.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / RECORD_NAME
-    same = path.is_file() and path.read_text() == record.text
-    shards = [
-        file
-        for file in folder.rglob("*.parquet*")
-        if _OURS.fullmatch(file.relative_to(folder).as_posix())
-    ]
-    if shards and not same:
+    files = DataFolder(folder)
+    old = files.read(RECORD_NAME).decode() if files.exists(RECORD_NAME) else ""
+    shards = [name for name in files.sizes() if _OURS.fullmatch(name)]
+    if shards and old != record.text:
         if not force:
             raise BuildError(
-                f"{folder} holds another build ({_difference(path, record)}): choose another "
+                f"{files} holds another build ({_difference(old, record)}): choose another "
                 "output, or build with --force to delete its shards"
             )
-        for file in shards:
-            file.unlink()
-    if not same:
-        (folder / MANIFEST_NAME).unlink(missing_ok=True)
-        write_atomically(path, record.text.encode())
-    for leftover in folder.rglob(".*.part"):
-        leftover.unlink()
+        for name in shards:
+            files.remove(name)
+    if old != record.text:
+        for name in (MANIFEST_NAME, QUARANTINE_NAME):
+            files.remove(name)
+        files.put(RECORD_NAME, lambda file: file.write(record.text.encode()))
+    files.remove_leftovers()
 
 
-def finished_shard(folder: Path, file: str, record: BuildRecord) -> str | None:
-    """Return the digest of a shard that is whole and of this build, else None."""
-    path = folder / file
-    sidecar = sidecar_path(path)
-    if not (path.is_file() and sidecar.is_file()):
-        return None
-    stored = json.loads(sidecar.read_text())
-    digest = stored["sha256"]
-    whole = stored["build"] == record.digest and file_sha256(path) == digest
-    return digest if whole else None
+def finished_shards(
+    folder: Path | str, shards: Iterable[str], record: BuildRecord
+) -> dict[str, str]:
+    """Digests of the shards that are whole and of this build.
+
+    On a disk their bytes are read; at an address their sizes are compared: an upload that broke off
+    leaves no file there, or a shorter one.
+    """
+    files = DataFolder(folder)
+    sizes = files.sizes()
+    written = [name for name in shards if name in sizes and sidecar_name(name) in sizes]
+    sidecars = files.read_many([sidecar_name(name) for name in written])
+    finished = {}
+    for name in written:
+        stored = json.loads(sidecars[sidecar_name(name)])
+        whole = stored["build"] == record.digest and stored["bytes"] == sizes[name]
+        if whole and (not files.is_local or files.sha256(name) == stored["sha256"]):
+            finished[name] = stored["sha256"]
+    return finished
 
 
-def _difference(path: Path, record: BuildRecord) -> str:
-    if not path.is_file():
+def _difference(old: str, record: BuildRecord) -> str:
+    if not old:
         return f"no {RECORD_NAME} says of what"
-    old, new = _flat(json.loads(path.read_text())), _flat(vars(record))
-    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    return "; ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in changed)
+    there, here = _flat(json.loads(old)), _flat(vars(record))
+    changed = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+    return "; ".join(f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,28 +1,34 @@
 """What a build starts from: the planned samples of a source, with digests of all that goes in."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions while it is imported)
+
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nurie.config.data import CharactersSource, DataConfig, PicturesSource
 from nurie.data.assets import find_assets
-from nurie.data.buckets import make_buckets
 from nurie.data.characters import ROLES, load_characters
-from nurie.data.manifest import QuarantinedFile, file_sha256
-from nurie.data.plan import plan_characters
-from nurie_pipelines.data.check import CheckedItem, check_items
-from nurie_pipelines.data.collections import Item, collection_root, list_items
-from nurie_pipelines.data.pictures import plan_pictures
+from nurie.data.manifest import QUARANTINE_SCHEMA, file_sha256
+from nurie.data.plan import Plan, plan_characters
+from nurie.data.tagger import MODEL_FILE, TAGS_FILE
+from nurie_pipelines.data.check import check_items
+from nurie_pipelines.data.collections import collection_root, list_items
+from nurie_pipelines.data.collections.item import ITEM_SCHEMA
+from nurie_pipelines.data.pictures import columns_of_plan, plan_pictures
 
+_ROWS_AT_ONCE = 2**14
 _DECODER_PARTS = ("decoder.", "post_quant_conv.")
 
 
@@ -31,18 +37,18 @@ class SourcePlan:
     """The plan of a source.
 
     Attributes:
-        plan: Table with ``PLAN_SCHEMA``.
+        plan: The samples.
         folder: Where the source's files are, a path or an address.
         digest: Digest of the source's content.
         roles: Colour roles of the label maps; empty for pictures without labels.
-        quarantine: Files that cannot be used, and why.
+        quarantine: Files that are not used, and why (``QUARANTINE_SCHEMA``).
     """
 
-    plan: pa.Table
+    plan: Plan
     folder: str
     digest: str
     roles: tuple[str, ...] = ()
-    quarantine: tuple[QuarantinedFile, ...] = field(default=())
+    quarantine: pa.Table = field(default_factory=QUARANTINE_SCHEMA.empty_table)
 
 
 def plan_source(config: DataConfig, console: Console) -> SourcePlan:
@@ -60,14 +66,7 @@ def plan_source(config: DataConfig, console: Console) -> SourcePlan:
                 f"aspect_ratios: {list(config.aspect_ratios)}: the built-in characters are square; "
                 "leave it at [1.0]"
             )
-        plan = plan_characters(
-            load_characters(folder),
-            source,
-            config.image_size,
-            config.seed,
-            config.mismatch_rounds,
-            config.mismatch_strategy,
-        )
+        plan = plan_characters(config, source, load_characters(folder))
         return SourcePlan(plan, str(folder), _digest_of(folder, "*.parquet"), ROLES)
     return _plan_collection(config, source, console)
 
@@ -84,55 +83,63 @@ def _plan_collection(config: DataConfig, source: PicturesSource, console: Consol
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("checking", total=sum(not item.problem for item in items))
+        bar = progress.add_task("checking", total=pc.sum(pc.equal(items["problem"], "")).as_py())
         checked = check_items(config, source, items, lambda count: progress.advance(bar, count))
+    del items
     checked = _all_with_sketches(checked)
-    broken = tuple(
-        QuarantinedFile(
-            file=entry.item.name, step="check" if entry.opened else "list", reason=entry.problem
-        )
-        for entry in checked
-        if entry.problem
-    )
-    _stop_if_too_many_broken(config, source, items, checked)
-    buckets = make_buckets(config.image_size, config.aspect_ratios)
-    plan = plan_pictures(
-        source, checked, buckets, config.seed, config.mismatch_rounds, config.mismatch_strategy
-    )
-    content = "\n".join(f"{entry.item}\t{entry.sha256}" for entry in checked)
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    return SourcePlan(plan, root, digest, quarantine=broken)
+    _stop_if_too_many_broken(config, source, checked)
+    digest = _digest_of_items(checked)
+    quarantine = _quarantine(checked)
+    usable = pc.indices_nonzero(pc.equal(checked["problem"], ""))
+    checked = checked.select(columns_of_plan(config)).take(usable)
+    return SourcePlan(plan_pictures(config, source, checked), root, digest, quarantine=quarantine)
 
 
-def _stop_if_too_many_broken(
-    config: DataConfig, source: PicturesSource, items: list[Item], checked: list[CheckedItem]
-) -> None:
+def _quarantine(checked: pa.Table) -> pa.Table:
+    left_out = checked.filter(pc.field("problem") != "")
+    steps = pc.if_else(left_out["opened"], "check", "list")
+    return pa.table({"file": left_out["name"], "step": steps, "reason": left_out["problem"]})
+
+
+def _digest_of_items(checked: pa.Table) -> str:
+    """Digest of everything that is known of a collection, but for what follows from its bytes."""
+    digest = hashlib.sha256()
+    for batch in checked.select([*ITEM_SCHEMA.names, "sha256"]).to_batches(_ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            digest.update(f"{row}\n".encode())
+    return digest.hexdigest()
+
+
+def _stop_if_too_many_broken(config: DataConfig, source: PicturesSource, checked: pa.Table) -> None:
     """Raises if too many pictures that were opened cannot be used; filtered ones do not count."""
-    pairs = zip(items, checked, strict=True)
-    opened = [entry for item, entry in pairs if not item.problem]
-    broken = [entry for entry in opened if entry.problem]
-    if len(broken) <= config.max_quarantined_fraction * len(opened):
+    opened = checked.filter(checked["opened"])
+    broken = opened.filter(pc.field("problem") != "")
+    if broken.num_rows <= config.max_quarantined_fraction * opened.num_rows:
         return
-    reasons = Counter(entry.problem.split(":")[0] for entry in broken).most_common(5)
+    problems = broken["problem"].to_pylist()
+    reasons = Counter(problem.split(":")[0] for problem in problems).most_common(5)
     listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
     raise ValueError(
-        f"source.path: {len(broken)} of {len(opened)} pictures of {source.path} cannot be used "
-        f"({listed}), more than max_quarantined_fraction {config.max_quarantined_fraction:g}; "
-        f"the first: {broken[0].item.name}: {broken[0].problem}"
+        f"source.path: {len(problems)} of {opened.num_rows} pictures of {source.path} cannot be "
+        f"used ({listed}), more than max_quarantined_fraction "
+        f"{config.max_quarantined_fraction:g}; the first: {broken['name'][0]}: {problems[0]}"
     )
 
 
-def _all_with_sketches(checked: list[CheckedItem]) -> list[CheckedItem]:
+def _all_with_sketches(checked: pa.Table) -> pa.Table:
     """Where pictures come with sketches, those without one are left out: all rows are alike."""
-    if not any(entry.item.sketch for entry in checked if not entry.problem):
+    usable, drawn = pc.equal(checked["problem"], ""), checked["sketch"].is_valid()
+    if not pc.any(pc.and_(usable, drawn)).as_py():
         return checked
     problem = "missing_sketch: other pictures of the collection have one"
-    return [
-        entry
-        if entry.problem or entry.item.sketch
-        else replace(entry, item=replace(entry.item, problem=problem))
-        for entry in checked
-    ]
+    without = pc.and_not(usable, drawn)
+    problems = pc.if_else(without, pa.scalar(problem, pa.large_string()), checked["problem"])
+    return checked.set_column(checked.column_names.index("problem"), "problem", problems)
+
+
+def model_digest(path: Path) -> str:
+    """Return the digest of a model of the user's own: of its file, or of a tagger's folder."""
+    return file_sha256(path) if path.is_file() else _digest_of(path, f"{MODEL_FILE}*", TAGS_FILE)
 
 
 def vae_digest(folder: Path) -> str:

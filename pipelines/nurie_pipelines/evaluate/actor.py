@@ -36,7 +36,7 @@ class ColorizeAndMeasure:
         model: Path,
         reference: str,
         tracking_uri: str,
-        shards: Path,
+        shards: Path | str,
         num_inference_steps: int | None,
         guidance_scale: float | None,
         device: str,

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from nurie.checkpoints.manifest import manifest_digest, write_atomically
 from nurie.config.evaluate import EvaluateConfig
-from nurie.data.manifest import MANIFEST_NAME, file_sha256
+from nurie.data.data_folder import DataFolder
+from nurie.data.manifest import MANIFEST_NAME
 from nurie.data.png import decode_png
 from nurie.data.shards import ShardReader
 from nurie.evaluation.measure import COLUMNS, Picture
@@ -111,7 +112,7 @@ def _report(
         "model": config.model,
         "model_digest": manifest_digest(model),
         "shards": str(config.shards),
-        "shards_digest": file_sha256(config.shards / MANIFEST_NAME),
+        "shards_digest": DataFolder(config.shards).sha256(MANIFEST_NAME),
         "num_samples": len({row["sample_id"] for row in rows}),
         "num_inference_steps": config.num_inference_steps,
         "guidance_scale": config.guidance_scale,

@@ -7,7 +7,6 @@ run as soon as the server is back, sends it.
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections.abc import Iterator
@@ -15,12 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pyarrow.csv import write_csv
 from rich.console import Console
 
 from nurie.checkpoints.manifest import MANIFEST_NAME as MODEL_MANIFEST
 from nurie.checkpoints.manifest import manifest_digest, write_atomically
 from nurie.config.train import TrainConfig
-from nurie.data.manifest import MANIFEST_NAME, file_sha256, read_manifest
+from nurie.data.data_folder import DataFolder
+from nurie.data.manifest import MANIFEST_NAME, read_manifest, read_quarantine
 from nurie.tracking.dashboard import STAGE_TAG
 from nurie.tracking.mlflow_tracker import MlflowTracker
 from nurie.tracking.origin import CONFIG_FILE, ORIGIN_FILE, PACKAGES_FILE, write_origin
@@ -171,16 +172,13 @@ class RunRecords:
         output, shards = self.config.output, self.config.data.shards
         for name in (CONFIG_FILE, ORIGIN_FILE, PACKAGES_FILE):
             self.tracker.log_artifact(run_id, output / name)
-        self.tracker.log_artifact(run_id, shards / MANIFEST_NAME, "data")
-        manifest = read_manifest(shards)
-        if manifest.quarantine:
-            table = output / "quarantine.csv"
-            with table.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(["file", "step", "reason"])
-                writer.writerows(
-                    [entry.file, entry.step, entry.reason] for entry in manifest.quarantine
-                )
+        copy = output / "data" / MANIFEST_NAME
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        DataFolder(shards).fetch(MANIFEST_NAME, copy)
+        self.tracker.log_artifact(run_id, copy, "data")
+        if read_manifest(shards).quarantine:
+            table = copy.with_name("quarantine.csv")
+            write_csv(read_quarantine(shards), table)
             self.tracker.log_artifact(run_id, table, "data")
 
     def _describe_stage(self, run_id: str, job: StageJob) -> None:
@@ -233,7 +231,7 @@ def _digest_of_model(reference: str | None) -> str | None:
 
 
 def _data_version(config: TrainConfig) -> DatasetVersion:
-    shards: Path = config.data.shards
+    shards = config.data.shards
     manifest = read_manifest(shards)
-    digest = file_sha256(shards / MANIFEST_NAME)
+    digest = DataFolder(shards).sha256(MANIFEST_NAME)
     return DatasetVersion(manifest.name, digest, str(shards), manifest.counts)

@@ -116,7 +116,7 @@ class FixedValidation:
         return {name: float(value) for name, value in parts.items()}
 
 
-def unseen_samples(shards: Path, count: int) -> tuple[ShardReader, list[int]]:
+def unseen_samples(shards: Path | str, count: int) -> tuple[ShardReader, list[int]]:
     """Samples spread over the test split, the same at every call.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 
 class ConfigModel(BaseModel):
@@ -25,3 +25,11 @@ def _absolute(location: str) -> str:
 
 Location = Annotated[str, AfterValidator(_absolute)]
 """A path, made absolute, or the address of a file system that fsspec knows (``s3://...``)."""
+
+
+def _absolute_unless_address(place: Path | str) -> Path | str:
+    return str(place) if "://" in str(place) else Path(place).expanduser().absolute()
+
+
+DataLocation = Annotated[Path | str, BeforeValidator(_absolute_unless_address)]
+"""The folder of a data set: a path, made absolute, or an address, which stays a text."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nurie.config.base import AbsolutePath, ConfigModel, Location
+from nurie.config.base import AbsolutePath, ConfigModel, DataLocation, Location
 
 
 class CharactersSource(ConfigModel):
@@ -70,6 +70,17 @@ class SafetyModelConfig(ScoreModelConfig):
     """Pictures with a higher score are left out."""
 
 
+class TaggerConfig(ConfigModel):
+    """A tagger as its publisher exports it, and which of its scores are tags."""
+
+    path: AbsolutePath
+    """Folder with ``model.onnx`` and ``selected_tags.csv``."""
+    general_threshold: float = Field(default=0.35, ge=0, le=1)
+    """Least score of a general tag (category 0)."""
+    character_threshold: float = Field(default=0.85, ge=0, le=1)
+    """Least score of a character's name (category 4); other categories give no tags."""
+
+
 class PictureModelConfig(PictureInputConfig):
     """A model that makes one grey map of a picture, values 0 to 1: one value per pixel out."""
 
@@ -88,8 +99,8 @@ class PicturesSource(ConfigModel):
     path: Location
     """The folder (kohya: or the TOML file); local, or an address such as ``s3://bucket/folder``."""
     test_fraction: float = Field(default=0.1, ge=0, lt=1)
-    """Share of pictures kept for the test split, by a hash of the file's name; a layout's own
-    splits go before."""
+    """Share of pictures kept for the test split, by a hash of the file's name, of ten pictures or
+    more at least two; a layout's own splits go before."""
     min_side: int = Field(default=64, ge=16)
     """Pictures with a shorter side than this, in pixels, are left out."""
     max_aspect_ratio: float = Field(default=4.0, ge=1)
@@ -103,6 +114,8 @@ class PicturesSource(ConfigModel):
     """Scores pictures for which the layout has no score (None: they stay unscored)."""
     safety_model: SafetyModelConfig | None = None
     """Leaves unsafe pictures out (None: nothing is looked at)."""
+    tagger: TaggerConfig | None = None
+    """Names what pictures show for which the layout has no tags (None: they stay without)."""
     metadata: Location | None = None
     """Danbooru-style JSON lines, one object per picture; pictures it does not list are left out."""
     filter: TagFilter | None = None
@@ -133,8 +146,8 @@ class DataConfig(ConfigModel):
     """Name of the data set."""
     source: Source
     """Where the pictures come from."""
-    output: AbsolutePath
-    """Folder of the shards and the manifest."""
+    output: DataLocation
+    """Folder of the shards and the manifest; local, or an address such as ``s3://bucket/data``."""
     image_size: int = Field(default=128, ge=32, multiple_of=32)
     """Side of a square of the pictures' area, in pixels."""
     aspect_ratios: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = Field((1.0,), min_length=1)
@@ -185,8 +198,8 @@ class ReferenceAugmentation(ConfigModel):
 class ReadConfig(ConfigModel):
     """How a training run reads its shards."""
 
-    shards: AbsolutePath
-    """Folder made by ``nurie data build``."""
+    shards: DataLocation
+    """Folder made by ``nurie data build``; local, or an address such as ``s3://bucket/data``."""
     same_palette_probability: float = Field(default=0.0, ge=0, le=1)
     """Share of samples whose aligned reference is another character in the same palette
     (exact truth exists only for recoloured characters)."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from nurie.config.base import AbsolutePath, ConfigModel
+from nurie.config.base import AbsolutePath, ConfigModel, DataLocation
 from nurie.config.train import MlflowConfig
 
 
@@ -17,8 +17,8 @@ class EvaluateConfig(ConfigModel):
     """Kind of this file."""
     model: str
     """Model folder, or ``models:/NAME@ALIAS`` of the MLflow registry."""
-    shards: AbsolutePath
-    """Folder made by ``nurie data build``; its test split is used."""
+    shards: DataLocation
+    """Folder made by ``nurie data build``, a path or an address; its test split is used."""
     output: AbsolutePath
     """Folder of the table (JSON, Markdown) and the contact sheet."""
     num_samples: int = Field(default=64, ge=1)

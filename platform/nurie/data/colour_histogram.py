@@ -32,7 +32,7 @@ def colour_likeness(histogram: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection of histograms (Swain and Ballard, 1991): 0 nothing shared, 1 the same colours.
 
     Args:
-        histogram: [27].
+        histogram: [27], or one for each of the others.
         others: [N, 27].
     """
     return np.minimum(histogram, others).sum(axis=1)

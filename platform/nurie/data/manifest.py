@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nurie.data.data_folder import DataFolder
 from nurie.data.schema import SCHEMA_VERSION
 
 MANIFEST_NAME = "manifest.json"
+QUARANTINE_NAME = "quarantine.parquet"
+QUARANTINE_SCHEMA = pa.schema(
+    [("file", pa.string()), ("step", pa.string()), ("reason", pa.string())]
+)
+"""An input file that was left out: its name in the collection; where (``list``: layout, metadata,
+filters, ``check``: opened and looked at); why, as ``code: text``. Millions may be filtered out, so
+they are no part of the manifest, which everybody reads."""
 
 
 class ManifestError(ValueError):
@@ -37,21 +48,6 @@ class ShardEntry(BaseModel):
     sha256: str
 
 
-class QuarantinedFile(BaseModel):
-    """One input file that was left out.
-
-    Attributes:
-        file: Its name in the collection.
-        step: Where: ``list`` (layout, metadata, filters) or ``check`` (opened and looked at).
-        reason: Why, as ``code: text``.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    file: str
-    step: Literal["list", "check"]
-    reason: str
-
-
 class Manifest(BaseModel):
     """Contents of ``manifest.json``; its presence says that the build is complete.
 
@@ -68,7 +64,8 @@ class Manifest(BaseModel):
         latent_channels: Channels of the cached latents, None without an autoencoder.
         mismatch_rounds: Mismatched references per sample.
         shards: All shards, in row order per split; those of a bucket follow each other.
-        quarantine: Input files that were left out.
+        quarantine: Number of input files left out, by reason; ``quarantine.parquet`` names each.
+        quarantine_sha256: Digest of that file; empty without one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,7 +81,8 @@ class Manifest(BaseModel):
     latent_channels: int | None
     mismatch_rounds: int
     shards: tuple[ShardEntry, ...]
-    quarantine: tuple[QuarantinedFile, ...] = ()
+    quarantine: dict[str, int] = {}
+    quarantine_sha256: str = ""
 
     def shards_of(self, split: str) -> tuple[ShardEntry, ...]:
         """Return the shards of a split, in row order.
@@ -94,26 +92,30 @@ class Manifest(BaseModel):
         """
         shards = tuple(shard for shard in self.shards if shard.split == split)
         if not shards:
-            raise ManifestError(f"no split {split!r}; this data set has {sorted(self.counts)}")
+            raise ManifestError(
+                f"no split {split!r}; this data set has {sorted(self.counts)} (pictures of one's "
+                "own have a test split from ten pictures on, unless source.test_fraction is 0)"
+            )
         return shards
 
 
-def read_manifest(folder: str | Path, verify: bool = False) -> Manifest:
+def read_manifest(folder: Path | str, verify: bool = False) -> Manifest:
     """Read a data set's manifest.
 
     Args:
-        folder: The data set.
+        folder: The data set, a path or an address.
         verify: Also compare every shard with its digest (reads all bytes).
 
     Raises:
         ManifestError: If the manifest is missing, unreadable or of another schema version, or
             a shard is missing or differs.
     """
-    path = Path(folder) / MANIFEST_NAME
-    if not path.is_file():
+    files = DataFolder(folder)
+    path = f"{files}/{MANIFEST_NAME}"
+    if not files.exists(MANIFEST_NAME):
         raise ManifestError(f"{path} does not exist: run 'nurie data build', it writes it last")
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(files.read(MANIFEST_NAME))
     except ValidationError as error:
         raise ManifestError(f"{path} is not a manifest: {error}") from error
     if manifest.schema_version != SCHEMA_VERSION:
@@ -121,36 +123,44 @@ def read_manifest(folder: str | Path, verify: bool = False) -> Manifest:
             f"{path} has schema version {manifest.schema_version!r}, this program reads "
             f"{SCHEMA_VERSION!r}: build the data set again"
         )
-    for shard in manifest.shards:
-        _check_shard(Path(folder) / shard.file, shard, verify)
+    present = files.sizes()
+    for file, digest in _digests(manifest):
+        if file not in present:
+            raise ManifestError(f"{files}/{file} is missing: run 'nurie data build' again")
+        if verify and files.sha256(file) != digest:
+            raise ManifestError(
+                f"{files}/{file} is damaged (digest differs): run 'nurie data build' again"
+            )
     return manifest
 
 
-def write_manifest(folder: str | Path, manifest: Manifest) -> None:
-    """Write ``manifest.json`` atomically."""
-    write_atomically(
-        Path(folder) / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode() + b"\n"
-    )
+def _digests(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    for shard in manifest.shards:
+        yield shard.file, shard.sha256
+    if manifest.quarantine_sha256:
+        yield QUARANTINE_NAME, manifest.quarantine_sha256
+
+
+def write_quarantine(folder: Path | str, files: pa.Table) -> str:
+    """Write the list of the files that were left out (``QUARANTINE_SCHEMA``); return its digest."""
+    write = partial(pq.write_table, files.cast(QUARANTINE_SCHEMA), compression="zstd")
+    return DataFolder(folder).put(QUARANTINE_NAME, write)[0]
+
+
+def read_quarantine(folder: Path | str) -> pa.Table:
+    """The files that were left out of a data set, with ``QUARANTINE_SCHEMA``."""
+    if not read_manifest(folder).quarantine:
+        return QUARANTINE_SCHEMA.empty_table()
+    return DataFolder(folder).open_parquet(QUARANTINE_NAME).read()
+
+
+def write_manifest(folder: Path | str, manifest: Manifest) -> None:
+    """Write ``manifest.json``, whole or not at all."""
+    text = manifest.model_dump_json(indent=1) + "\n"
+    DataFolder(folder).put(MANIFEST_NAME, lambda file: file.write(text.encode()))
 
 
 def file_sha256(path: str | Path) -> str:
-    """Return the hexadecimal SHA-256 digest of a file."""
+    """Return the hexadecimal SHA-256 digest of a local file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is either the old one or the whole new one, even after a crash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _check_shard(path: Path, shard: ShardEntry, verify: bool) -> None:
-    if not path.is_file():
-        raise ManifestError(f"{path} is missing: run 'nurie data build' again")
-    if verify and file_sha256(path) != shard.sha256:
-        raise ManifestError(f"{path} is damaged (digest differs): run 'nurie data build' again")

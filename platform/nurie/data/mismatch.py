@@ -1,13 +1,17 @@
 """Choosing a mismatched reference: another picture, never a relative of the sample."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions while it is imported)
+
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import csr_array
 
 from nurie.data.colour_histogram import NUM_COLOURS, colour_likeness
 from nurie.data.permutation import Permutation
@@ -26,6 +30,8 @@ MIN_LIKENESS = 0.7
 """Similar enough: two pictures share at least this part of their colours."""
 MAX_DRAWS = 64
 """Draws before the exhaustive search; they only run out when one group holds nearly all rows."""
+ROWS_AT_ONCE = 2**16
+"""Rows whose references are chosen together: what that takes does not grow with the set."""
 
 
 class MismatchSampler:
@@ -33,7 +39,7 @@ class MismatchSampler:
 
     The choice is a function of (seed, epoch, sample id) and of the set of rows, not of their
     order, of the batch or of the number of workers. A choice costs a few hashes, whatever the
-    size of the set.
+    size of the set; what is kept of a row is its tags as numbers and 30 bytes.
 
     Args:
         index: Table with the columns ``sample_id``, ``group_id``, ``palette_id``, ``tags`` and
@@ -56,94 +62,137 @@ class MismatchSampler:
             )
         self.seed = seed
         self.strategy: MismatchStrategy = strategy
-        self.num_candidates = NUM_CANDIDATES[strategy]
-        ordered = index.sort_by("sample_id")
-        self._ids: list[str] = ordered["sample_id"].to_pylist()
-        self._row_of = {sample_id: row for row, sample_id in enumerate(self._ids)}
-        if len(self._row_of) != len(self._ids):
-            raise ValueError(f"duplicate sample_id {_first_duplicate(self._ids)!r}")
-        self._tags = [frozenset(tags) for tags in ordered["tags"].to_pylist()]
-        self._colours = np.empty((0, NUM_COLOURS), np.float32)
-        if strategy == "hard":
-            self._colours = np.array(ordered["colours"].to_pylist(), np.float32)
-        self._group = _codes(ordered["group_id"])
-        self._palette = _codes(ordered["palette_id"])
-        split = _codes(ordered["split"])
-        self._rows_of_split = [np.flatnonzero(split == code) for code in range(split.max() + 1)]
-        self._split = split.tolist()
-        self._relatives = list(zip(self._group.tolist(), self._palette.tolist(), strict=True))
-        self._search = lru_cache(maxsize=64)(self._unrelated_rows)
-        self._permutation = lru_cache(maxsize=1024)(self._new_permutation)
+        self._ids = index["sample_id"]
+        ordered = _sorted_by_id(self._ids)
+        self._group, self._palette = _codes(index["group_id"]), _codes(index["palette_id"])
+        self._split = _codes(index["split"])
+        self._pools = [
+            ordered[self._split[ordered] == code] for code in range(self._split.max() + 1)
+        ]
+        self._place = np.empty(index.num_rows, np.int32)
+        for pool in self._pools:
+            self._place[pool] = np.arange(len(pool))
+        self._tags = _tag_matrix(index["tags"]) if strategy == "tag_distance" else None
+        self._colours = _colour_matrix(index["colours"]) if strategy == "hard" else None
+        self._strangers = lru_cache(maxsize=64)(self._of_other_groups)
 
-    def choose(self, sample_id: str, epoch: int) -> str:
-        """Return the mismatched reference of a sample in an epoch.
+    def choose(self, rows: np.ndarray, epoch: int) -> np.ndarray:
+        """Return the mismatched references of samples in an epoch.
+
+        Args:
+            rows: Rows of the index.
+            epoch: Number of the epoch.
+
+        Returns:
+            Rows of the index, int64, one for each.
 
         Raises:
-            KeyError: If the sample is not in the index.
-            ValueError: If its split holds no picture of another group and another palette.
+            ValueError: If a sample's split holds no picture of another group and another palette.
         """
-        row = self._row_of[sample_id]
-        candidates = self._candidates(row, epoch)
-        if self.strategy == "hard":
-            likeness = colour_likeness(self._colours[row], self._colours[candidates])
-            best, suits = int(np.argmax(likeness)), likeness >= MIN_LIKENESS
-        else:
-            overlaps = [_overlap(self._tags[row], self._tags[other]) for other in candidates]
-            best, suits = int(np.argmin(overlaps)), np.array(overlaps) <= MAX_OVERLAP
-        return self._ids[candidates[int(np.argmax(suits)) if suits.any() else best]]
+        chosen = np.empty(len(rows), np.int64)
+        for split in range(len(self._pools)):
+            here = np.flatnonzero(self._split[rows] == split)
+            for start in range(0, len(here), ROWS_AT_ONCE):
+                part = here[start : start + ROWS_AT_ONCE]
+                chosen[part] = self._choose_in(split, rows[part], epoch)
+        return chosen
 
-    def _candidates(self, row: int, epoch: int) -> list[int]:
-        """The first unrelated pictures among the row's places in this epoch's permutations.
+    def _choose_in(self, split: int, rows: np.ndarray, epoch: int) -> np.ndarray:
+        """Choose among the rows' places in this epoch's permutations.
 
         A permutation gives every picture away once, so that none is taken far more often than
         others.
         """
-        split = self._split[row]
-        pool = self._rows_of_split[split]
-        place = int(np.searchsorted(pool, row))
-        enough = min(self.num_candidates, max(2, len(pool) // POOL_SHARE))
-        found: list[int] = []
+        pool, places = self._pools[split], self._place[rows]
+        enough = min(NUM_CANDIDATES[self.strategy], max(2, len(pool) // POOL_SHARE))
+        best = np.full(len(rows), -1)
+        best_fit, num_seen = np.full(len(rows), -np.inf), np.zeros(len(rows), np.int64)
+        undecided = np.arange(len(rows))
         for draw in range(MAX_DRAWS):
-            other = int(pool[self._permutation(split, epoch, draw)[place]])
-            if self._unrelated(row, other):
-                found.append(other)
-                if len(found) == enough:
-                    return found
-        return found or [self._searched(row, epoch)]
+            permutation = Permutation(len(pool), f"{self.seed}/{epoch}/{draw}")
+            others = pool[permutation.take(places[undecided])]
+            unrelated = self._unrelated(rows[undecided], others)
+            these, others = undecided[unrelated], others[unrelated]
+            fit, suits = self._fit(rows[these], others)
+            better = fit > best_fit[these]
+            best[these[better]], best_fit[these[better]] = others[better], fit[better]
+            num_seen[these] += 1
+            decided = np.zeros(len(rows), bool)
+            decided[these] = suits | (num_seen[these] == enough)
+            undecided = undecided[~decided[undecided]]
+            if len(undecided) == 0:
+                break
+        for place in np.flatnonzero(best < 0).tolist():
+            best[place] = self._searched(int(rows[place]), epoch)
+        return best
 
-    def _new_permutation(self, split: int, epoch: int, draw: int) -> Permutation:
-        return Permutation(len(self._rows_of_split[split]), f"{self.seed}/{epoch}/{draw}")
+    def _unrelated(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        other_group = self._group[rows] != self._group[others]
+        return other_group & (self._palette[rows] != self._palette[others])
 
-    def _unrelated(self, row: int, other: int) -> bool:
-        group, palette = self._relatives[row]
-        other_group, other_palette = self._relatives[other]
-        return group != other_group and palette != other_palette
+    def _fit(self, rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How well each of the others suits its row (more is better), and whether well enough."""
+        if self._colours is not None:
+            likeness = colour_likeness(self._colours[rows], self._colours[others])
+            return likeness, likeness >= MIN_LIKENESS
+        if self._tags is not None:
+            overlap = _overlap(self._tags[rows], self._tags[others])
+            return -overlap, overlap <= MAX_OVERLAP
+        return np.zeros(len(rows)), np.ones(len(rows), bool)
 
     def _searched(self, row: int, epoch: int) -> int:
-        pool = self._search(self._split[row], *self._relatives[row])
+        split = int(self._split[row])
+        pool = self._strangers(split, int(self._group[row]))
+        pool = pool[self._palette[pool] != self._palette[row]]
         if len(pool) == 0:
             raise ValueError(
-                f"no mismatched reference for sample {self._ids[row]!r}: all "
-                f"{len(self._rows_of_split[self._split[row]])} pictures of its split share its "
-                "group or its palette; add pictures or, for characters, lower "
-                "characters_per_palette"
+                f"no mismatched reference for sample {self._ids[row].as_py()!r}: all "
+                f"{len(self._pools[split])} pictures of its split share its group or its palette; "
+                "add pictures or, for characters, lower characters_per_palette"
             )
-        place = int(np.searchsorted(self._rows_of_split[self._split[row]], row))
-        return int(pool[Permutation(len(pool), f"{self.seed}/{epoch}/search")[place % len(pool)]])
+        permutation = Permutation(len(pool), f"{self.seed}/{epoch}/search")
+        return int(pool[permutation[int(self._place[row]) % len(pool)]])
 
-    def _unrelated_rows(self, split: int, group: int, palette: int) -> np.ndarray:
-        pool = self._rows_of_split[split]
-        return pool[(self._group[pool] != group) & (self._palette[pool] != palette)]
+    def _of_other_groups(self, split: int, group: int) -> np.ndarray:
+        pool = self._pools[split]
+        return pool[self._group[pool] != group]
 
 
-def _overlap(tags: frozenset[str], others: frozenset[str]) -> float:
-    union = len(tags | others)
-    return len(tags & others) / union if union else 0.0
+def _sorted_by_id(ids: pa.ChunkedArray) -> np.ndarray:
+    order = pc.sort_indices(ids)
+    ordered = ids.take(order)
+    twice = pc.equal(ordered[1:], ordered[:-1])
+    if pc.any(twice).as_py():
+        raise ValueError(f"duplicate sample_id {ordered[1:].filter(twice)[0].as_py()!r}")
+    return order.to_numpy().astype(np.int32)
+
+
+def _tag_matrix(tags: pa.ChunkedArray) -> csr_array:
+    """Rows of ones where a sample has a tag."""
+    codes = _codes(pc.list_flatten(tags))
+    lengths = pc.list_value_length(tags).to_numpy()
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    shape = (len(tags), int(codes.max(initial=0)) + 1)
+    matrix = csr_array((np.ones(len(codes), np.int8), codes, starts), shape)
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    return matrix
+
+
+def _colour_matrix(colours: pa.ChunkedArray) -> np.ndarray:
+    return pc.list_flatten(colours).to_numpy().astype(np.float32).reshape(-1, NUM_COLOURS)
+
+
+def _overlap(tags: csr_array, others: csr_array) -> np.ndarray:
+    """Jaccard index of every row of tags with its row of others; 0 for two without tags."""
+    common = np.asarray(tags.multiply(others).sum(axis=1)).ravel()
+    union = np.diff(tags.indptr) + np.diff(others.indptr) - common
+    return common / np.maximum(union, 1)
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
-    return column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-
-
-def _first_duplicate(ids: list[str]) -> str:
-    return next(a for a, b in pairwise(ids) if a == b)
+    """Numbers of equal values, int32."""
+    values = column.combine_chunks()
+    if not pa.types.is_dictionary(values.type):
+        values = values.dictionary_encode()
+    return values.indices.to_numpy(zero_copy_only=False)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 HASH_SIDE = 16
 HASH_BITS = HASH_SIDE * HASH_SIDE
-_BANDS = 16
-_COMPARED = 64
-"""Different members of a band that a picture is compared with: flat pictures fill some bands."""
+MAX_DISTANCE = 15
+NEIGHBOURS = 64
+"""Pictures that one is compared with, at most, to either side of it: flat ones fill some bands."""
+PAIRS_AT_ONCE = 2**20
 
 
 def difference_hash(image: np.ndarray) -> bytes:
@@ -33,13 +35,13 @@ def difference_hash(image: np.ndarray) -> bytes:
     return np.packbits(rises).tobytes()
 
 
-def near_duplicate_groups(hashes: Sequence[bytes], max_distance: int) -> list[int]:
+def near_duplicate_groups(hashes: np.ndarray, max_distance: int) -> np.ndarray:
     """Group pictures whose hashes differ in few bits, directly or through others.
 
     Args:
-        hashes: One ``difference_hash`` per picture.
-        max_distance: Bits that may differ, at most 15: two such hashes have one of 16 bands of 16
-            bits in common, so that only pictures that share a band are compared.
+        hashes: The bytes of one ``difference_hash`` per picture, uint8 [N, 32].
+        max_distance: Bits that may differ, at most 15: of one band more than that, two such hashes
+            have at least one in common, so that only pictures that share a band are compared.
 
     Returns:
         Per picture, the number of the first picture of its group.
@@ -47,43 +49,56 @@ def near_duplicate_groups(hashes: Sequence[bytes], max_distance: int) -> list[in
     Raises:
         ValueError: If ``max_distance`` is out of range.
     """
-    if not 0 <= max_distance < _BANDS:
-        raise ValueError(f"max_distance must be from 0 to {_BANDS - 1}, got {max_distance}")
-    numbers = [int.from_bytes(value) for value in hashes]
-    first_of: dict[int, int] = {}
-    pairs: list[tuple[int, int]] = []
-    bands: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    for this, value in enumerate(numbers):
-        same = first_of.setdefault(value, this)
-        if same != this:
-            pairs.append((same, this))
-            continue
-        for band in range(_BANDS):
-            members = bands[band, value >> (band * _BANDS) & 0xFFFF]
-            for other in members[:_COMPARED]:
-                if _alike(value, numbers[other], max_distance):
-                    pairs.append((other, this))
-            members.append(this)
-    return connected(len(hashes), pairs)
+    if not 0 <= max_distance <= MAX_DISTANCE:
+        raise ValueError(f"max_distance must be from 0 to {MAX_DISTANCE}, got {max_distance}")
+    whole = np.ascontiguousarray(hashes).view(f"V{HASH_BITS // 8}").ravel()
+    _, first, same = np.unique(whole, return_index=True, return_inverse=True)
+    words = np.ascontiguousarray(hashes[first]).view(">u8").astype(np.uint64)
+    pairs = [(first[same], np.arange(len(hashes)))]
+    width = HASH_BITS // (max_distance + 1)
+    # Hashes that are different differ in a bit at least.
+    for band in range(max_distance + 1 if max_distance else 0):
+        for one, other in _alike_in_band(words, band * width, width, max_distance):
+            pairs.append((first[one], first[other]))
+    ones, others = (np.concatenate(numbers) for numbers in zip(*pairs, strict=True))
+    return connected(len(hashes), ones, others)
 
 
-def _alike(one: int, other: int, max_distance: int) -> bool:
-    distance = (one ^ other).bit_count()
-    # Small figures on flat paper have few bits: a quarter of them must not differ either.
-    return distance <= max_distance and 4 * distance <= (one | other).bit_count()
-
-
-def connected(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+def connected(count: int, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Number of the first member of everyone's group, given pairs of ``0 .. count - 1``."""
-    parents = list(range(count))
+    graph = coo_array((np.ones(len(ones), bool), (ones, others)), shape=(count, count))
+    _, groups = connected_components(graph, directed=False)
+    _, first = np.unique(groups, return_index=True)
+    return first[groups]
 
-    def root(number: int) -> int:
-        while parents[number] != number:
-            parents[number] = parents[parents[number]]
-            number = parents[number]
-        return number
 
-    for one, other in pairs:
-        low, high = sorted((root(one), root(other)))
-        parents[high] = low
-    return [root(number) for number in range(count)]
+def _alike_in_band(
+    words: np.ndarray, start: int, width: int, max_distance: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield pairs that are alike among neighbours of equal bits from ``start`` on.
+
+    Hashes are sorted by 64 bits that begin with the band, so that of a band that many flat pictures
+    share, the most similar ones are neighbours.
+    """
+    word, shift = divmod(start, 64)
+    key = words[:, word] << np.uint64(shift)
+    if shift:
+        key |= words[:, (word + 1) % words.shape[1]] >> np.uint64(64 - shift)
+    order = np.argsort(key, kind="stable")
+    band = key[order] >> np.uint64(64 - min(width, 64))
+    for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
+        places = np.flatnonzero(band[:-step] == band[step:])
+        if len(places) == 0:
+            return
+        for part in np.array_split(places, -(-len(places) // PAIRS_AT_ONCE)):
+            one, other = order[part], order[part + step]
+            alike = _alike(words[one], words[other], max_distance)
+            yield one[alike], other[alike]
+
+
+def _alike(ones: np.ndarray, others: np.ndarray, max_distance: int) -> np.ndarray:
+    """Whether two hashes, uint64 [..., 4], are those of nearly the same picture."""
+    distance = np.bitwise_count(ones ^ others).sum(axis=-1, dtype=np.int64)
+    # Small figures on flat paper have few bits: a quarter of them must not differ either.
+    bits = np.bitwise_count(ones | others).sum(axis=-1, dtype=np.int64)
+    return (distance <= max_distance) & (4 * distance <= bits)

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TypeVar
+
+import numpy as np
 
 _ROUNDS = 6
+
+Values = TypeVar("Values", int, np.ndarray)
+"""One value, or many as uint64."""
 
 
 class Permutation:
@@ -43,7 +49,21 @@ class Permutation:
             value = self._network(value)
         return value
 
-    def _network(self, value: int) -> int:
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """The values at many places.
+
+        Args:
+            places: Integers from 0 to ``size - 1``, any shape.
+
+        Returns:
+            int64, of the same shape.
+        """
+        values = self._network(places.astype(np.uint64))
+        while (outside := values >= self.size).any():
+            values[outside] = self._network(values[outside])
+        return values.astype(np.int64)
+
+    def _network(self, value: Values) -> Values:
         mask = (1 << self._half) - 1
         left, right = value >> self._half, value & mask
         for key in self._keys:
@@ -51,7 +71,7 @@ class Permutation:
         return left << self._half | right
 
 
-def _mix(value: int) -> int:
+def _mix(value: Values) -> Values:
     """The finalizer of SplitMix64 (Steele et al., 2014)."""
     value &= 0xFFFFFFFFFFFFFFFF
     value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from nurie.config.data import CharactersSource
+from nurie.config.data import CharactersSource, DataConfig
 from nurie.data.buckets import Bucket
 from nurie.data.characters import ROLES, Character
 from nurie.data.colour_histogram import colour_histogram
-from nurie.data.mismatch import MismatchSampler, MismatchStrategy
+from nurie.data.mismatch import MismatchSampler
 from nurie.data.palettes import Palette, random_palette
 from nurie.data.schema import PLAN_SCHEMA, Row
 from nurie.data.tags import tags_for
@@ -27,36 +25,115 @@ UNSCORED_AESTHETICS = 7.0
 """Score of pictures that no scorer has seen: the one that inference asks for (method section 4)."""
 
 
-@dataclass(frozen=True, eq=False)
-class ShardPlan:
-    """One shard to be: its file, its split, its bucket and its rows of the plan."""
+class ShardPlan(NamedTuple):
+    """One shard to be: its file, its split, its bucket and which places of the plan it holds."""
 
     file: str
     split: str
     bucket: str
-    rows: pa.Table
+    start: int
+    stop: int
+
+    @property
+    def num_rows(self) -> int:
+        """How many samples it holds."""
+        return self.stop - self.start
+
+
+class Plan:
+    """Every sample of a build, column by column: a set of millions fits into memory.
+
+    Samples have two numbers: their *row* in the table they are planned from, and their *place*, in
+    the order in which the shards hold them: by split, then by bucket, then by row.
+
+    Args:
+        samples: The columns of ``PLAN_SCHEMA``, in any encoding, but for the references; instead
+            ``relatives`` (rows of the samples with the same palette) and, for the strategy
+            ``hard``, ``colours``.
+        config: Seed and strategy of the mismatched references, and how many a sample gets.
+
+    Raises:
+        ValueError: If a sample can have no mismatched reference.
+    """
+
+    def __init__(self, samples: pa.Table, config: DataConfig) -> None:
+        sampler = MismatchSampler(samples, config.seed, config.mismatch_strategy)
+        rows = np.arange(samples.num_rows)
+        self._mismatched = np.empty((samples.num_rows, config.mismatch_rounds), np.int32)
+        for epoch in range(config.mismatch_rounds):
+            self._mismatched[:, epoch] = sampler.choose(rows, epoch)
+        self.samples = samples
+        splits = _sorted_places(samples["split"], SPLITS.index)
+        buckets = _sorted_places(samples["bucket"])
+        self._rows = np.lexsort((buckets, splits)).astype(np.int32)
+        self._row_in_split = np.empty(samples.num_rows, np.int32)
+        for split in range(splits.max() + 1):
+            members = self._rows[splits[self._rows] == split]
+            self._row_in_split[members] = np.arange(len(members))
+
+    @property
+    def num_rows(self) -> int:
+        """How many samples there are."""
+        return self.samples.num_rows
+
+    def shards(self, rows_per_shard: int) -> list[ShardPlan]:
+        """Cut the plan into shards: consecutive places of one split and bucket, a folder each."""
+        counts = self.samples.group_by(["split", "bucket"]).aggregate([([], "count_all")])
+        sizes = {(row["split"], row["bucket"]): row["count_all"] for row in counts.to_pylist()}
+        shards, first = [], 0
+        for split, bucket in sorted(sizes, key=lambda key: (SPLITS.index(key[0]), key[1])):
+            end = first + sizes[split, bucket]
+            for number, start in enumerate(range(first, end, rows_per_shard)):
+                file = f"bucket={bucket}/{split}-{number:05d}.parquet"
+                stop = min(start + rows_per_shard, end)
+                shards.append(ShardPlan(file, split, bucket, start, stop))
+            first = end
+        return shards
+
+    def table(self, start: int = 0, stop: int | None = None) -> pa.Table:
+        """The samples of some places.
+
+        Returns:
+            A table with ``PLAN_SCHEMA``.
+        """
+        rows = self._rows[start:stop]
+        columns = {
+            name: values
+            for name, values in zip(self.samples.column_names, self.samples.columns, strict=True)
+            if name in PLAN_SCHEMA.names
+        }
+        part = pa.table(columns).take(rows)
+        relatives = self.samples["relatives"].take(rows).combine_chunks()
+        starts = np.concatenate([[0], np.cumsum(relatives.value_lengths().to_numpy())])
+        groups = {
+            "mismatched": (
+                self._mismatched[rows].ravel(),
+                np.arange(len(rows) + 1) * self._mismatched.shape[1],
+            ),
+            "same_palette": (relatives.flatten().to_numpy(zero_copy_only=False), starts),
+        }
+        for name, (others, offsets) in groups.items():
+            for kind, values in (
+                ("ids", self.samples["sample_id"].take(others).combine_chunks()),
+                ("rows", pa.array(self._row_in_split[others], pa.int32())),
+            ):
+                lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values)
+                part = part.append_column(f"{name}_{kind}", lists)
+        return part.select(PLAN_SCHEMA.names).cast(PLAN_SCHEMA)
 
 
 def plan_characters(
-    characters: Sequence[Character],
-    source: CharactersSource,
-    image_size: int,
-    seed: int,
-    mismatch_rounds: int,
-    strategy: MismatchStrategy = "tag_distance",
-) -> pa.Table:
+    config: DataConfig, source: CharactersSource, characters: Sequence[Character]
+) -> Plan:
     """Plan one sample per character and round, several characters sharing each palette.
 
     Args:
-        characters: The character set, both splits.
+        config: The build: size of the pictures, seed, references.
         source: How many palettes, and how many characters share one.
-        image_size: Side of the pictures, in pixels.
-        seed: Seed of palettes, groups and references.
-        mismatch_rounds: Mismatched references per sample.
-        strategy: How they are chosen.
+        characters: The character set, both splits.
 
     Returns:
-        A table with ``PLAN_SCHEMA``: train first, then test, each round by round.
+        The plan: train first, then test, each round by round.
 
     Raises:
         ValueError: If a sample can have no mismatched reference.
@@ -69,48 +146,20 @@ def plan_characters(
                 : source.max_characters
             ],
             source,
-            (seed, number),
+            (config.seed, number),
         )
     ]
-    for row in rows:
-        row["bucket"] = Bucket(image_size, image_size).name
-    return finish_plan(rows, seed, mismatch_rounds, strategy)
-
-
-def finish_plan(
-    rows: list[Row], seed: int, mismatch_rounds: int, strategy: MismatchStrategy = "tag_distance"
-) -> pa.Table:
-    """Add the mismatched references to planned rows.
-
-    Args:
-        rows: Planned rows, with ``colours`` beside the columns of the plan.
-        seed: Seed of the choices.
-        mismatch_rounds: Mismatched references per sample.
-        strategy: How they are chosen.
-
-    Raises:
-        ValueError: If a sample can have no mismatched reference.
-    """
-    narrow = ("sample_id", "group_id", "palette_id", "tags", "split", "colours")
-    index = pa.table({name: [row[name] for row in rows] for name in narrow})
-    sampler = MismatchSampler(index, seed, strategy)
-    for row in rows:
-        row["mismatched_ids"] = [
-            sampler.choose(row["sample_id"], epoch) for epoch in range(mismatch_rounds)
-        ]
-    return pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
-
-
-def shard_plans(plan: pa.Table, rows_per_shard: int) -> list[ShardPlan]:
-    """Cut a plan into shards: consecutive rows of one split and bucket, a folder per bucket."""
-    shards = []
-    for split, bucket in product(SPLITS, sorted(set(plan["bucket"].to_pylist()))):
-        rows = plan.filter((pc.field("split") == split) & (pc.field("bucket") == bucket))
-        for number, start in enumerate(range(0, rows.num_rows, rows_per_shard)):
-            part = rows.slice(start, rows_per_shard)
-            file = f"bucket={bucket}/{split}-{number:05d}.parquet"
-            shards.append(ShardPlan(file, split, bucket, part))
-    return shards
+    bucket = Bucket(config.image_size, config.image_size).name
+    members: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        members.setdefault(row["palette_id"], []).append(number)
+    for number, row in enumerate(rows):
+        row["bucket"] = bucket
+        row["relatives"] = [other for other in members[row["palette_id"]] if other != number]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    relatives = pa.array(columns.pop("relatives"), pa.list_(pa.int32()))
+    typed = {name: pa.array(values, _type_of(name)) for name, values in columns.items()}
+    return Plan(pa.table(typed | {"relatives": relatives}), config)
 
 
 def palette_to_json(palette: Palette) -> str:
@@ -149,10 +198,9 @@ def _palette_rows(characters: list[Character], rng: np.random.Generator, name: s
     # Back from 8 bits, so that tags and pictures see exactly the stored colours.
     palette = palette_from_json(text)
     colours = colour_histogram(np.array([[*map(_to_bytes, palette.values())]], np.uint8))
-    ids = [f"{character.character_id}-{name}" for character in characters]
     return [
         {
-            "sample_id": sample_id,
+            "sample_id": f"{character.character_id}-{name}",
             "source": "characters",
             "sketch_source": None,
             "mask_source": None,
@@ -165,10 +213,24 @@ def _palette_rows(characters: list[Character], rng: np.random.Generator, name: s
             "tags": tags_for(character, palette),
             "colours": colours,
             "aesthetic_score": UNSCORED_AESTHETICS,
-            "same_palette_ids": [other for other in ids if other != sample_id],
         }
-        for sample_id, character in zip(ids, characters, strict=True)
+        for character in characters
     ]
+
+
+def _type_of(name: str) -> pa.DataType | None:
+    return PLAN_SCHEMA.field(name).type if name in PLAN_SCHEMA.names else None
+
+
+def _sorted_places(column: pa.ChunkedArray, key: Callable[[str], Any] | None = None) -> np.ndarray:
+    """Of every value its place among the sorted different ones."""
+    values = column.combine_chunks()
+    if not pa.types.is_dictionary(values.type):
+        values = values.dictionary_encode()
+    names = values.dictionary.to_pylist()
+    ordered = sorted(names, key=key)
+    places = np.array([ordered.index(name) for name in names], np.int32)
+    return places[values.indices.to_numpy(zero_copy_only=False)]
 
 
 def _to_hex(colour: tuple[float, float, float]) -> str:

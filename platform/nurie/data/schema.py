@@ -9,7 +9,7 @@ import pyarrow as pa
 Row = dict[str, Any]
 """One row as a dictionary of its columns."""
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 """Changes when a column changes its name, type or meaning."""
 
 PLAN_SCHEMA = pa.schema(
@@ -28,7 +28,9 @@ PLAN_SCHEMA = pa.schema(
         pa.field("tags", pa.list_(pa.string()), nullable=False),
         pa.field("aesthetic_score", pa.float32(), nullable=False),
         pa.field("mismatched_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("mismatched_rows", pa.list_(pa.int32()), nullable=False),
         pa.field("same_palette_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("same_palette_rows", pa.list_(pa.int32()), nullable=False),
     ]
 )
 """What is decided about a sample before any picture is made.
@@ -36,7 +38,8 @@ PLAN_SCHEMA = pa.schema(
 ``source`` is ``characters`` or where the picture is in its collection, ``sketch_source`` and
 ``mask_source`` where what belongs to it is (null: it is made); ``group_id`` is the character, the
 layout's group or the digest of the file, ``bucket`` the picture's ``HxW``, ``palette`` JSON of role
-to ``#rrggbb``.
+to ``#rrggbb``. References are named twice: by id, and by their row in the split, so that training
+needs no table of all ids.
 """
 
 INDEX_COLUMNS = (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnxruntime.capi import (
     onnxruntime_pybind11_state as ort_errors,  # pyright: ignore[reportAttributeAccessIssue]
 )
@@ -52,13 +53,14 @@ class Tagger:
             num_threads: Threads of one run.
 
         Raises:
-            TaggerError: If the graph is not a tagger's.
+            TaggerError: If the graph is not a tagger's, or has more or fewer scores than tags.
         """
         self.tag_list = tags
         self._folder: Path | None = None
         self.image_size = _image_size(model)
         self._map: FeatureMap = expose_feature_map(model)
         self._input, self._scores = model.graph.input[0].name, model.graph.output[0].name
+        _check_number_of_scores(model, tags)
         fixed = model.SerializeToString()
         was_fixed = make_batch_symbolic(model)
         self._session = open_session(model.SerializeToString(), num_threads)
@@ -80,7 +82,11 @@ class Tagger:
                     f"no {name} in {folder}: a tagger's folder holds {MODEL_FILE} and {TAGS_FILE}, "
                     "as its publisher names them"
                 )
-        tagger = cls(onnx.load(folder / MODEL_FILE), _read_tags(folder / TAGS_FILE), num_threads)
+        try:
+            model = onnx.load(folder / MODEL_FILE)
+        except DecodeError as error:
+            raise TaggerError(f"{folder / MODEL_FILE}: not an ONNX model ({error})") from error
+        tagger = cls(model, _read_tags(folder / TAGS_FILE), num_threads)
         tagger._folder = folder
         return tagger
 
@@ -119,7 +125,7 @@ class Tagger:
         return np.ascontiguousarray(feature_map.reshape(batch, -1, channels), np.float32)
 
     def tags(
-        self, images: np.ndarray, threshold: float = 0.35, character_threshold: float = 0.85
+        self, images: np.ndarray, threshold: float, character_threshold: float
     ) -> list[dict[str, float]]:
         """Name what the pictures show.
 
@@ -205,9 +211,22 @@ def _image_size(model: onnx.ModelProto) -> int:
     return sizes[0]
 
 
+def _check_number_of_scores(model: onnx.ModelProto, tags: list[Tag]) -> None:
+    dimensions = model.graph.output[0].type.tensor_type.shape.dim
+    scores = dimensions[-1].dim_value if dimensions else 0
+    if scores and scores != len(tags):
+        raise TaggerError(
+            f"the tagger gives {scores} scores, its list of tags has {len(tags)}: {MODEL_FILE} and "
+            f"{TAGS_FILE} must be of one publication"
+        )
+
+
 def _read_tags(file: Path) -> list[Tag]:
     with open(file, newline="", encoding="utf-8") as rows:
         reader = csv.DictReader(rows)
         if not {"name", "category"} <= set(reader.fieldnames or ()):
             raise TaggerError(f"{file} must have the columns name and category")
-        return [Tag(row["name"], int(row["category"])) for row in reader]
+        try:
+            return [Tag(row["name"], int(row["category"])) for row in reader]
+        except ValueError as error:
+            raise TaggerError(f"{file}, line {reader.line_num}: category: {error}") from error

@@ -5,6 +5,7 @@ Examples:
   nurie data build configs/data/folder.yaml --source.path my-pictures --output data/mine
   nurie data build configs/data/folder.yaml --source.kind webdataset --source.path s3://bucket/tars
   nurie data inspect data/characters --sheet sheet.html
+  nurie data inspect s3://bucket/data
   nurie data export data/characters --layout webdataset -o exported
 """
 
@@ -26,12 +27,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--force", action="store_true", help="delete another build in the same output folder"
     )
     inspect = actions.add_parser("inspect", help="print what a data set holds")
-    inspect.add_argument("folder", type=Path, metavar="FOLDER", help="folder of a data set")
+    inspect.add_argument(
+        "folder", metavar="FOLDER", help="folder of a data set, a path or an address"
+    )
     inspect.add_argument(
         "--sheet", type=Path, metavar="FILE", help="also write a page that shows samples (HTML)"
     )
     export = actions.add_parser("export", help="write a data set in a layout of other tools")
-    export.add_argument("folder", type=Path, metavar="FOLDER", help="folder of a data set")
+    export.add_argument(
+        "folder", metavar="FOLDER", help="folder of a data set, a path or an address"
+    )
     export.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     export.add_argument(
         "--layout", choices=("webdataset", "colorizediffusion"), default="webdataset"
@@ -61,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _inspect(folder: Path) -> None:
+def _inspect(folder: Path | str) -> None:
     import yaml
 
     from nurie_pipelines.data.inspect import inspect_dataset

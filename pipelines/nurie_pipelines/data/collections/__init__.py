@@ -1,17 +1,23 @@
 """Collections of pictures in the layouts people keep them in, as one list of items."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions while it is imported)
+
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from nurie.config.data import PicturesSource, TagFilter
 from nurie_pipelines.data.collections.archives import colorizediffusion, webdataset
 from nurie_pipelines.data.collections.danbooru import apply_metadata
 from nurie_pipelines.data.collections.folders import imagefolder, kohya, plain_folder
-from nurie_pipelines.data.collections.item import Item
+from nurie_pipelines.data.collections.item import Item, as_table, iterate
 
-__all__ = ["Item", "collection_root", "list_items"]
+__all__ = ["Item", "as_table", "collection_root", "iterate", "list_items"]
 
 
 def collection_root(source: PicturesSource) -> str:
@@ -21,13 +27,17 @@ def collection_root(source: PicturesSource) -> str:
     return source.path
 
 
-def list_items(source: PicturesSource) -> list[Item]:
-    """Everything a collection lists, usable or not, sorted by name.
+def list_items(source: PicturesSource) -> pa.Table:
+    """Everything a collection lists, usable or not.
+
+    Returns:
+        A table with ``ITEM_SCHEMA``, sorted by name.
 
     Raises:
         FileNotFoundError: If the folder does not exist.
         ValueError: If a list or an archive of it cannot be read, or two items have one name.
     """
+    items: Iterable[Item]
     match source.kind:
         case "folder":
             items = plain_folder(source.path)
@@ -40,12 +50,16 @@ def list_items(source: PicturesSource) -> list[Item]:
         case "kohya":
             items = kohya(source.path)
     if source.metadata is not None:
-        items = apply_metadata(items, source.metadata, source.filter or TagFilter())
-    items = [_above(item, source.min_aesthetic_score) for item in items]
-    name, count = Counter(item.name for item in items).most_common(1)[0] if items else ("", 0)
-    if count > 1:
+        wanted = source.filter or TagFilter()
+        items = apply_metadata(as_table(items), source.metadata, wanted)
+    table = as_table(_above(item, source.min_aesthetic_score) for item in items)
+    names = table["name"]
+    twice = pc.equal(names[1:], names[:-1])
+    if pc.any(twice).as_py():
+        name = names[1:].filter(twice)[0].as_py()
+        count = pc.sum(pc.equal(names, name)).as_py()
         raise ValueError(f"source.path: {source.path}: {count} pictures are named {name!r}")
-    return sorted(items, key=lambda item: item.name)
+    return table
 
 
 def _above(item: Item, minimum: float | None) -> Item:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -25,14 +27,13 @@ _SKETCHES = ("sketch.png", "sketch.jpg", "sketch.webp")
 _MASKS = ("mask.png",)
 
 
-def webdataset(root: str) -> list[Item]:
+def webdataset(root: str) -> Iterator[Item]:
     """Tar shards: members with one name up to the first dot are a sample.
 
     The picture is ``NAME.color.png`` or ``NAME.jpg`` and the like, ``NAME.sketch.png`` and
     ``NAME.mask.png`` belong to it, ``NAME.txt`` is a caption, ``NAME.json`` has ``tags`` or
     ``caption``. A sample without a picture is left out.
     """
-    items: list[Item] = []
     for file in list_files(root):
         if not file.endswith(".tar"):
             continue
@@ -42,11 +43,11 @@ def webdataset(root: str) -> list[Item]:
             key, _, extension = base.partition(".")
             sample = samples.setdefault(f"{folder}/{key}".lstrip("/"), {})
             sample[extension.lower()] = f"{file}{INSIDE}{offset},{size}"
-        items += [_sample(root, f"{file}/{key}", parts) for key, parts in samples.items()]
-    return items
+        for key, parts in samples.items():
+            yield _sample(root, f"{file}/{key}", parts)
 
 
-def colorizediffusion(root: str) -> list[Item]:
+def colorizediffusion(root: str) -> Iterator[Item]:
     """Zips in ``color/``, ``sketch/`` and ``mask/`` with the same members, and optionally an index.
 
     The index is a file of ``data_index/`` (JSON or Parquet) or ``image_list.json``, by member:
@@ -58,7 +59,6 @@ def colorizediffusion(root: str) -> list[Item]:
     if not colours:
         raise ValueError(f"source.path: {root} has no zip in color/")
     index = _index(root, files)
-    items: list[Item] = []
     for file in colours:
         name = PurePosixPath(file).name
         there = {
@@ -68,24 +68,21 @@ def colorizediffusion(root: str) -> list[Item]:
         for member in zip_members(root, file):
             if not is_picture(member):
                 continue
-            entry = index.get(member, {}) if index else {}
+            entry, wrong = _entry(index, member)
             locators = {
                 part: f"{part}/{name}{INSIDE}{member}" if member in there[part] else None
                 for part in there
             }
             problem = _problem(member, entry, index, locators["sketch"])
-            items.append(
-                Item(
-                    f"{PurePosixPath(name).stem}:{member}",
-                    f"{file}{INSIDE}{member}",
-                    sketch=locators["sketch"],
-                    mask=locators["mask"],
-                    tags=_tags(entry),
-                    aesthetic_score=entry.get("aesthetic_score"),
-                    problem=problem,
-                )
+            yield Item(
+                f"{PurePosixPath(name).stem}:{member}",
+                f"{file}{INSIDE}{member}",
+                sketch=locators["sketch"],
+                mask=locators["mask"],
+                tags=entry.get("tags", ()),
+                aesthetic_score=entry.get("aesthetic_score"),
+                problem=problem or wrong,
             )
-    return items
 
 
 def _sample(root: str, name: str, parts: dict[str, str]) -> Item:
@@ -110,7 +107,7 @@ def _sample(root: str, name: str, parts: dict[str, str]) -> Item:
 def _problem(
     member: str,
     entry: dict[str, Any],
-    index: dict[str, dict[str, Any]] | None,
+    index: dict[str, Any] | None,
     sketch: str | None,
 ) -> str:
     if not is_safe(member):
@@ -122,12 +119,43 @@ def _problem(
     return ""
 
 
-def _tags(entry: dict[str, Any]) -> tuple[str, ...]:
+def _entry(index: dict[str, Any] | None, member: str) -> tuple[dict[str, Any], str]:
+    """What the index says of a member, tags and score made what they must be, or the problem."""
+    if not index or member not in index:
+        return {}, ""
+    try:
+        tags = _tags(index[member])
+        score = _aesthetic_score(index[member].get("aesthetic_score"))
+    except ValueError as error:
+        return {}, f"bad_metadata: {error}"
+    return index[member] | {"tags": tags, "aesthetic_score": score}, ""
+
+
+def _aesthetic_score(given: Any) -> float | None:
+    """The score, which may be written as text."""
+    if given is None:
+        return None
+    try:
+        score = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError):
+        score = math.nan
+    if not math.isfinite(score):
+        raise ValueError(f"aesthetic_score {given!r} is not a number")
+    return score
+
+
+def _tags(entry: Any) -> tuple[str, ...]:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{entry!r} is not an object")
     given = entry.get("tags") or entry.get("caption") or ()
-    return split_tags(given) if isinstance(given, str) else tuple(str(tag) for tag in given)
+    if isinstance(given, str):
+        return split_tags(given)
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"tags {given!r} are neither text nor a list")
+    return tuple(str(tag) for tag in given)
 
 
-def _index(root: str, files: list[str]) -> dict[str, dict[str, Any]] | None:
+def _index(root: str, files: list[str]) -> dict[str, Any] | None:
     found = [
         file
         for file in files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,12 +21,12 @@ def is_picture(file: str) -> bool:
     return file.lower().endswith(SUFFIXES)
 
 
-def plain_folder(root: str) -> list[Item]:
+def plain_folder(root: str) -> Iterator[Item]:
     """Every picture below a folder, named by its path."""
-    return [Item(file, file) for file in list_files(root) if is_picture(file)]
+    return (Item(file, file) for file in list_files(root) if is_picture(file))
 
 
-def imagefolder(root: str) -> list[Item]:
+def imagefolder(root: str) -> Iterator[Item]:
     """Hugging Face's layout: ``metadata.jsonl`` or ``.csv`` beside the pictures, splits as folders.
 
     ``file_name`` names the picture, ``text`` its caption; ``sketch_file_name`` and
@@ -44,21 +44,23 @@ def imagefolder(root: str) -> list[Item]:
         if entry.get(key)
     }
     missing = sorted((entries.keys() | companions) - set(files))
-    gone = [Item(file, file, problem="missing: a metadata file names it") for file in missing]
-    present = [file for file in files if is_picture(file) and file not in companions]
-    return [_described(file, entries.get(file, {})) for file in present] + gone
+    for file in files:
+        if is_picture(file) and file not in companions:
+            yield _described(file, entries.get(file, {}))
+    for file in missing:
+        yield Item(file, file, problem="missing: a metadata file names it")
 
 
-def kohya(root: str) -> list[Item]:
+def kohya(root: str) -> Iterator[Item]:
     """Kohya's layout: captions beside the pictures, or a TOML file that names the folders.
 
     ``conditioning_data_dir`` of a subset holds sketches with the same names.
     """
     if not root.endswith(".toml"):
-        return _captioned(root, "", ".txt", None)
+        yield from _captioned(root, "", ".txt", None)
+        return
     parent, _, name = root.rpartition("/")
     settings = tomllib.loads(read_text(parent, name))
-    items: list[Item] = []
     for dataset in settings.get("datasets", []):
         for subset in dataset.get("subsets", []):
             if "image_dir" not in subset:
@@ -68,18 +70,16 @@ def kohya(root: str) -> list[Item]:
                 or dataset.get("caption_extension")
                 or settings.get("general", {}).get("caption_extension", ".txt")
             )
-            items += _captioned(
+            yield from _captioned(
                 parent, subset["image_dir"], extension, subset.get("conditioning_data_dir")
             )
-    return items
 
 
-def _captioned(root: str, folder: str, extension: str, sketches: str | None) -> list[Item]:
+def _captioned(root: str, folder: str, extension: str, sketches: str | None) -> Iterator[Item]:
     prefix = f"{folder.strip('/')}/" if folder else ""
     files = [file for file in list_files(root) if file.startswith(prefix)]
     known = set(files)
     drawn = {} if sketches is None else _by_stem(list_files(root), sketches.strip("/"))
-    items = []
     for file in files:
         if not is_picture(file):
             continue
@@ -87,8 +87,7 @@ def _captioned(root: str, folder: str, extension: str, sketches: str | None) -> 
         tags = split_tags(read_text(root, caption)) if caption in known else ()
         sketch = drawn.get(PurePosixPath(file).stem)
         problem = "" if sketches is None or sketch else "missing_sketch: none of the same name"
-        items.append(Item(file, file, sketch=sketch, tags=tags, problem=problem))
-    return items
+        yield Item(file, file, sketch=sketch, tags=tags, problem=problem)
 
 
 def _by_stem(files: list[str], folder: str) -> dict[str, str]:

@@ -113,7 +113,10 @@ def list_files(root: str) -> list[str]:
     system, base = _system(root)
     if not system.isdir(base):
         raise FileNotFoundError(f"source.path: {root} is not a folder")
-    found = [path.removeprefix(base).lstrip("/") for path in system.find(base)]
+    found: list[str] = []
+    for folder, _, names in system.walk(base):
+        inside = str(folder).removeprefix(base).strip("/")
+        found += [f"{inside}/{name}".lstrip("/") for name in names]
     return sorted(
         file for file in found if not any(part.startswith(".") for part in file.split("/"))
     )
