@@ -14,6 +14,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from sqlalchemy.engine import make_url
 
 import nurie
 from nurie.config.loader import load_config
@@ -158,7 +159,9 @@ def test_versions_agree():
     assert ray == {pins["ray"]}
     images = {each["image"] for each in mappings(DOCUMENTS) if isinstance(each.get("image"), str)}
     roles = {path.name.split(".")[0] for path in DOCKERFILES}
-    assert images == {f"nurie-{role}:{nurie.__version__}" for role in roles}
+    foreign = {image for image in images if not image.startswith("nurie-")}
+    assert images - foreign == {f"nurie-{role}:{nurie.__version__}" for role in roles}
+    assert all(re.search(r":\d+\.\d+", image) for image in foreign), "a version, not a moving name"
     bases = {re.findall(r"^FROM (\S+)", path.read_text(), re.M)[-1] for path in DOCKERFILES}
     assert len(bases) == 1
     assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", bases.pop())
@@ -263,6 +266,23 @@ def test_mlflow_is_reached_under_a_name_that_it_answers():
     serve = yaml.safe_load(document("RayService")["spec"]["serveConfigV2"])
     assert serve["applications"][0]["args"]["tracking_uri"] == f"http://{host}"
     assert f"http://{host}" in document("RayJob")["spec"]["entrypoint"]
+
+
+def test_jobs_of_the_endpoint_are_kept_where_every_pod_sees_them():
+    service = document("RayService")["spec"]
+    (application,) = yaml.safe_load(service["serveConfigV2"])["applications"]
+    jobs = ServeConfig(**application["args"]).jobs
+    address = make_url(jobs.url)
+    (database,) = [each for each in DOCUMENTS if named(each) == f"Service-{address.host}"]
+    assert database["spec"]["ports"][0]["port"] == 5432
+    assert address.password is None, "it comes from a secret"
+    for pod in pods(service):
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        for container in pod["containers"]:
+            assert "PGPASSWORD" in [entry["name"] for entry in container["env"]]
+            mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            assert "persistentVolumeClaim" in volumes[mounts[jobs.folder]]
+    assert "--extra postgres" in (ROOT / "infra/docker/serve.Dockerfile").read_text()
 
 
 def test_network_is_closed_by_default():
