@@ -14,15 +14,15 @@ COPY constraints.txt pyproject.toml README.md LICENSE ./
 # The dependencies are a layer of their own: a change of the code does not fetch torch again.
 RUN pip install --no-cache-dir --constraint constraints.txt uv \
     && uv pip install --system --no-cache --compile-bytecode \
-        -c constraints.txt -r pyproject.toml
+        -c constraints.txt -r pyproject.toml --extra postgres
 
 COPY platform/ platform/
 COPY pipelines/ pipelines/
 COPY serve/ serve/
 RUN uv pip install --system --no-cache --compile-bytecode --no-deps \
         -b constraints.txt . \
-    && mkdir cache \
-    && chown nurie cache
+    && mkdir cache runs jobs \
+    && chown nurie cache runs jobs
 
 COPY configs/serve/ configs/serve/
 # The built-in weights, so that the image colours pictures without a registry.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import re
 import shlex
 import subprocess
@@ -15,11 +14,13 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from pydantic import BaseModel
+from sqlalchemy.engine import make_url
 
 import nurie
 from nurie.config.loader import load_config
 from nurie.config.serve import ServeConfig
+from nurie_cli.main import main
+from nurie_serve.deploy_file import check_deploy_file, find_faults
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT.parent / "shared" / "schemas" / "kuberay"
@@ -158,7 +159,9 @@ def test_versions_agree():
     assert ray == {pins["ray"]}
     images = {each["image"] for each in mappings(DOCUMENTS) if isinstance(each.get("image"), str)}
     roles = {path.name.split(".")[0] for path in DOCKERFILES}
-    assert images == {f"nurie-{role}:{nurie.__version__}" for role in roles}
+    foreign = {image for image in images if not image.startswith("nurie-")}
+    assert images - foreign == {f"nurie-{role}:{nurie.__version__}" for role in roles}
+    assert all(re.search(r":\d+\.\d+", image) for image in foreign), "a version, not a moving name"
     bases = {re.findall(r"^FROM (\S+)", path.read_text(), re.M)[-1] for path in DOCKERFILES}
     assert len(bases) == 1
     assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", bases.pop())
@@ -187,30 +190,12 @@ def test_kustomization_names_all_that_stays():
     assert set(listed["resources"]) == files - {"kustomization.yaml", "train-job.yaml"}
 
 
-def unknown_keys(given: dict[str, Any], model: type[BaseModel], where: str) -> list[str]:
-    """Compare a Serve config with its schema, which itself lets unknown keys through."""
-    found = [f"{where}.{key}" for key in given if key not in model.model_fields]
-    for key, value in given.items():
-        annotation = model.model_fields[key].annotation if key in model.model_fields else None
-        for part in [annotation, *getattr(annotation, "__args__", ())]:
-            if not (isinstance(part, type) and issubclass(part, BaseModel)):
-                continue
-            for each in value if isinstance(value, list) else [value]:
-                found += unknown_keys(each, part, f"{where}.{key}")
-    return found
-
-
 def test_serve_config():
-    from ray.serve.schema import ServeDeploySchema
-
     config = yaml.safe_load(document("RayService")["spec"]["serveConfigV2"])
-    assert unknown_keys(config, ServeDeploySchema, "serve") == []
-    ServeDeploySchema.model_validate(config)
+    assert list(find_faults(config)) == []
     (application,) = config["applications"]
     args = ServeConfig(**application["args"])
     assert args.port == config["http_options"]["port"]
-    module, name = application["import_path"].split(":")
-    assert callable(getattr(importlib.import_module(module), name))
     gpu = document("RayService")["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
     assert gpu["maxReplicas"] >= args.autoscaling.max_replicas
     limits = gpu["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -218,16 +203,41 @@ def test_serve_config():
     assert float(limits["nvidia.com/gpu"]) >= args.num_gpus
 
 
-@pytest.mark.parametrize(
-    "typo",
-    [{"aplications": []}, {"applications": [{"import_path": "a:b", "route_prefx": "/"}]},
-     {"applications": [{"import_path": "a:b", "deployments": [
-         {"name": "Colorizer", "max_ongoing_request": 4}]}]}],
-)  # fmt: skip
-def test_serve_config_check_finds_typos(typo):
-    from ray.serve.schema import ServeDeploySchema
+APPLICATION = {"import_path": "nurie_serve.app:build"}
 
-    assert len(unknown_keys(typo, ServeDeploySchema, "serve")) == 1
+
+@pytest.mark.parametrize(
+    ("document", "fault"),
+    [
+        ({"aplications": []}, "aplications: unknown key; did you mean applications?"),
+        ({**APPLICATION, "route_prefx": "/"}, "applications.0.route_prefx: unknown key"),
+        (
+            {**APPLICATION, "deployments": [{"name": "Colorizer", "max_ongoing_request": 4}]},
+            "applications.0.deployments.0.max_ongoing_request: unknown key; did you mean max_ong",
+        ),
+        ({**APPLICATION, "args": {"modell": "x"}}, "applications.0.args.modell: Extra inputs"),
+        ({**APPLICATION, "args": {"port": 0}}, "applications.0.args.port: Input should be"),
+        ({"import_path": "nurie_serve.app:bild"}, "applications.0.import_path: nurie_serve.app"),
+    ],
+)
+def test_deploy_file_check_names_the_fault(document, fault, tmp_path):
+    content = document if "aplications" in document else {"applications": [document]}
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=re.escape(f"serve.yaml: {fault}")):
+        check_deploy_file(tmp_path / "serve.yaml")
+
+
+@pytest.mark.parametrize("name", ["nano", "sdxl"])
+def test_written_deploy_file_is_the_same_application(name, tmp_path, capsys):
+    file = tmp_path / "serve.yaml"
+    config = ROOT / f"configs/serve/{name}.yaml"
+    assert main(["serve", str(config), "--write-deploy-file", str(file)]) == 0
+    (application,) = yaml.safe_load(file.read_text())["applications"]
+    assert ServeConfig(**application["args"]) == load_config(config)
+    assert main(["serve", "--check-deploy-file", str(file)]) == 0
+    file.write_text(file.read_text().replace("route_prefix", "route_prefx"))
+    assert main(["serve", "--check-deploy-file", str(file)]) == 2
+    assert "did you mean route_prefix?" in capsys.readouterr().err
 
 
 def test_train_job_runs_an_existing_command(monkeypatch):
@@ -256,6 +266,23 @@ def test_mlflow_is_reached_under_a_name_that_it_answers():
     serve = yaml.safe_load(document("RayService")["spec"]["serveConfigV2"])
     assert serve["applications"][0]["args"]["tracking_uri"] == f"http://{host}"
     assert f"http://{host}" in document("RayJob")["spec"]["entrypoint"]
+
+
+def test_jobs_of_the_endpoint_are_kept_where_every_pod_sees_them():
+    service = document("RayService")["spec"]
+    (application,) = yaml.safe_load(service["serveConfigV2"])["applications"]
+    jobs = ServeConfig(**application["args"]).jobs
+    address = make_url(jobs.url)
+    (database,) = [each for each in DOCUMENTS if named(each) == f"Service-{address.host}"]
+    assert database["spec"]["ports"][0]["port"] == 5432
+    assert address.password is None, "it comes from a secret"
+    for pod in pods(service):
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        for container in pod["containers"]:
+            assert "PGPASSWORD" in [entry["name"] for entry in container["env"]]
+            mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            assert "persistentVolumeClaim" in volumes[mounts[jobs.folder]]
+    assert "--extra postgres" in (ROOT / "infra/docker/serve.Dockerfile").read_text()
 
 
 def test_network_is_closed_by_default():

@@ -224,6 +224,20 @@ def test_adapters_run_once_per_picture(pipeline: ColorizationPipeline) -> None:
     assert sorted(calls) == ["background_encoder", "foreground_adapter", "sketch_encoder"]
 
 
+def test_a_remembered_reference_makes_the_same_picture(pipeline: ColorizationPipeline) -> None:
+    plain = colour(pipeline)
+    pipeline.enable_reference_cache(8)
+    cache = pipeline.reference_cache
+    try:
+        for _ in range(3):
+            np.testing.assert_array_equal(colour(pipeline), plain)
+    finally:
+        pipeline.reference_cache = None
+    assert cache is not None
+    # Tokens, and the latents that both adapters start from, are made once.
+    assert (cache.hits, cache.misses) == (7, 2)
+
+
 @pytest.mark.parametrize("scheduler", ["default", *SCHEDULERS])
 def test_previews_approach_the_result(pipeline: ColorizationPipeline, scheduler: str) -> None:
     foreseen: list[torch.Tensor] = []
