@@ -128,6 +128,9 @@ def test_a_run_says_what_it_was_made_from(tmp_path: Path, store: str) -> None:
         assert "nurie.starts_from" not in run.data.tags
         (data,) = run.inputs.dataset_inputs
         assert (data.dataset.name, data.dataset.digest) == ("pictures", digest[:36])
+    note = parent.data.tags["mlflow.note.content"]
+    assert "**pictures** (9 train, 1 test)" in note
+    assert "- foreground: 2 steps of 16 samples" in note
     assert child.data.tags["nurie.stage"] == "backbone"
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.params["steps"] == "4"

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from nurie.tracking.system import Machine, SystemMonitor
+from nurie.tracking.system import Machine, system_monitor
 
 
 def watch(folder: Path, lines: int, node: str = "") -> list[dict]:
     """The lines of a monitor that has written so many more."""
     path = folder / (f"system-{node}.jsonl" if node else "system.jsonl")
     before = len(path.read_text().splitlines()) if path.exists() else 0
-    with SystemMonitor(folder, node, interval=0.01):
+    with system_monitor(folder, node, interval=0.01):
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             found = path.read_text().splitlines() if path.exists() else []

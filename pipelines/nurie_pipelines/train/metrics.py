@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from nurie.tracking.outbox import METRICS_FILE, MetricOutbox
-from nurie.tracking.system import SystemMonitor
+from nurie.tracking.system import system_monitor
 from nurie.training.devices import peak_flops
 from nurie_pipelines.train.engines import Engine
 from nurie_pipelines.train.job import StageJob
@@ -175,7 +175,7 @@ def node_monitor(job: StageJob) -> AbstractContextManager:
     if context.get_local_rank() > 0 or socket.gethostname() == job.driver_host:
         return nullcontext()
     node = f"node_{context.get_node_rank()}"
-    return SystemMonitor(job.folder, node, job.config.tracking.system_metrics_seconds)
+    return system_monitor(job.folder, node, job.config.tracking.system_metrics_seconds)
 
 
 def folder_bytes(folder: Path) -> int:

@@ -25,7 +25,7 @@ from nurie.tracking.dashboard import STAGE_TAG
 from nurie.tracking.mlflow_tracker import MlflowTracker
 from nurie.tracking.origin import CONFIG_FILE, ORIGIN_FILE, PACKAGES_FILE, write_origin
 from nurie.tracking.outbox import OutboxSender
-from nurie.tracking.system import SystemMonitor
+from nurie.tracking.system import system_monitor
 from nurie.tracking.tracker import DatasetVersion, RunStatus, TrackingUnavailable
 from nurie_pipelines.train.engines.deepspeed import deepspeed_config
 from nurie_pipelines.train.job import StageJob
@@ -35,6 +35,7 @@ DEEPSPEED_FILE = "deepspeed.json"
 SEND_SECONDS = 60.0
 """How long the end of a stage waits for a server that does not answer."""
 _PARENT = "run"
+_NOTE_TAG = "mlflow.note.content"
 
 
 class RunRecords:
@@ -82,7 +83,9 @@ class RunRecords:
             TrackingUnavailable: The run is new and the store does not answer.
         """
         try:
-            self._open(_PARENT, self.config.name, self.config.model_dump(mode="json"))
+            # A remark that somebody has changed stays when the run is continued.
+            note = {} if _PARENT in self._known else {_NOTE_TAG: self._note()}
+            self._open(_PARENT, self.config.name, self.config.model_dump(mode="json"), note)
             self._describe(self.parent)
         except TrackingUnavailable as error:
             if _PARENT not in self._known:
@@ -101,7 +104,7 @@ class RunRecords:
         status: RunStatus = "FAILED"
         sender = self._sender(job)
         try:
-            with SystemMonitor(job.folder, interval=seconds):
+            with system_monitor(job.folder, interval=seconds):
                 yield
             status = "FINISHED"
         except KeyboardInterrupt:
@@ -152,6 +155,16 @@ class RunRecords:
         self.tracker.log_params(run_id, params)
         self.tracker.log_dataset(run_id, self.data)
         return run_id
+
+    def _note(self) -> str:
+        """What MLflow shows as the run's description."""
+        counts = ", ".join(f"{count} {split}" for split, count in self.data.counts.items())
+        stages = "".join(
+            f"- {stage.kind}: {stage.steps} steps of {stage.batch_size} samples\n"
+            for stage in self.config.stages
+        )
+        command = f"nurie train {self.config.output / CONFIG_FILE}"
+        return f"Data set **{self.data.name}** ({counts}).\n\n{stages}\nContinue: `{command}`"
 
     def _describe(self, run_id: str) -> None:
         """Adds the files that say what the run is, and what was left out of its data."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -18,8 +20,9 @@ _log = logging.getLogger(__name__)
 _MB = 1e6
 
 
-class SystemMonitor:
-    """A thread that appends a machine's state to a file, every few seconds, while it is open.
+@contextmanager
+def system_monitor(folder: Path, node: str = "", interval: float = 10.0) -> Iterator[None]:
+    """While this is open, a thread appends the machine's state to a file, every few seconds.
 
     Args:
         folder: Folder of an outbox, which sends the file.
@@ -27,40 +30,32 @@ class SystemMonitor:
             only machine).
         interval: Seconds between samples.
     """
+    path = folder / (f"system-{node}.jsonl" if node else "system.jsonl")
+    prefix = f"system/{node}/" if node else "system/"
+    closing = threading.Event()
+    arguments = (path, prefix, interval, closing)
+    thread = threading.Thread(target=_watch, args=arguments, name="system metrics", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        closing.set()
+        thread.join()
 
-    def __init__(self, folder: Path, node: str = "", interval: float = 10.0) -> None:
-        self._path = folder / f"system{'-' if node else ''}{node}.jsonl"
-        self._prefix = f"system/{node}/" if node else "system/"
-        self._interval = interval
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="system metrics", daemon=True)
 
-    def __enter__(self) -> SystemMonitor:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._closing.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        step = _last_step(self._path)
-        outbox = MetricOutbox(self._path)
-        machine = Machine()
-        while not self._closing.wait(self._interval):
-            step += 1
-            sample = machine.sample()
-            try:
-                outbox.append(step, {self._prefix + name: value for name, value in sample.items()})
-            except OSError as error:
-                # A full disk must not end the thread: space may come back.
-                _log.warning("%s: %s", self._path, error)
-        outbox.close()
+def _watch(path: Path, prefix: str, interval: float, closing: threading.Event) -> None:
+    step = _last_step(path)
+    outbox = MetricOutbox(path)
+    machine = Machine()
+    while not closing.wait(interval):
+        step += 1
+        sample = machine.sample()
+        try:
+            outbox.append(step, {prefix + name: value for name, value in sample.items()})
+        except OSError as error:
+            # A full disk must not end the thread: space may come back.
+            _log.warning("%s: %s", path, error)
+    outbox.close()
 
 
 class Machine:
