@@ -17,6 +17,7 @@ from PIL import Image
 from nurie.tracking.mlflow_tracker import MlflowTracker
 from nurie.tracking.outbox import MetricOutbox, OutboxSender
 from nurie.tracking.server import command
+from nurie_cli.main import main
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +67,7 @@ def write(folder: Path, steps: range) -> None:
     Image.new("RGB", (4, 4)).save(path)
 
 
-def test_server_down_then_up(tmp_path: Path) -> None:
+def test_server_down_then_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, port = f"sqlite:///{tmp_path}/mlflow.db", free_port()
     tracker = MlflowTracker(f"http://127.0.0.1:{port}", "down")
     folder = tmp_path / "stage"
@@ -90,6 +91,9 @@ def test_server_down_then_up(tmp_path: Path) -> None:
         pictures = [entry.path for entry in tracker.client.list_artifacts(run_id, "images")]
         steps = sorted(int(p.split("+")[2]) for p in pictures if p.endswith(".png"))
         assert steps == [49, 99, 149]
+        assert main(["mlflow", "--store", f"{tracker.uri}/"]) == 0
+        address = f"down: {tracker.uri}/#/experiments/{tracker.experiment_id}/runs"
+        assert address in capsys.readouterr().out
 
 
 def sender_has_sent(folder: Path, picture: str) -> bool:
