@@ -109,7 +109,8 @@ class StepLog:
         if self._counts_next:
             self._counted_parts = frozenset(result.parts)
         self._counts_next = frozenset(result.parts) != self._counted_parts
-        for name, value in result.parts.items():
+        # A loss that is not finite would hide those of the other steps.
+        for name, value in result.parts.items() if result.accepted else ():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
         self._skipped += not result.taken
