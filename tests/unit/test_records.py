@@ -115,7 +115,11 @@ def steps_of(config: TrainConfig, run: Any) -> list[int]:
 def test_a_run_says_what_it_was_made_from(tmp_path: Path, store: str) -> None:
     config = run_config(tmp_path, store)
     records, _ = open_records(config)
+    start = tmp_path / "start"
+    start.mkdir()
+    (start / "MANIFEST.json").write_text("{}")
     with records.run():
+        records.starts_from(start)
         with records.stage(jobs(config)[0]):
             work(jobs(config)[0])
         with records.stage(jobs(config)[1]):
@@ -128,9 +132,10 @@ def test_a_run_says_what_it_was_made_from(tmp_path: Path, store: str) -> None:
         assert run.data.tags["nurie.config_sha256"] == records.origin.config_sha256
         assert run.data.tags["nurie.lock_sha256"] == records.origin.lock_sha256
         assert run.data.tags["nurie.data_sha256"] == digest
-        assert "nurie.starts_from" not in run.data.tags
         (data,) = run.inputs.dataset_inputs
         assert (data.dataset.name, data.dataset.digest) == ("pictures", digest[:36])
+    assert child.data.tags["nurie.starts_from"] == file_sha256(start / "MANIFEST.json")
+    assert records.lineage()["nurie.starts_from"] == child.data.tags["nurie.starts_from"]
     note = parent.data.tags["mlflow.note.content"]
     assert "**pictures** (9 train, 1 test)" in note
     assert "- foreground: 2 steps of 16 samples" in note

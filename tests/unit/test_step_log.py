@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,6 +109,15 @@ def test_a_mean_is_over_the_steps_that_have_the_part(tmp_path: Path, clock: Cloc
     log.record(2, losses(loss=3.0, gram=5.0), ENGINE, 1e-4)
     found = lines(tmp_path)[0]["metrics"]
     assert (found["loss"], found["gram"]) == (2.0, 5.0)
+
+
+def test_a_skipped_step_is_counted_and_hides_no_other(tmp_path: Path, clock: Clock) -> None:
+    log = step_log(tmp_path)
+    log.record(1, losses(loss=1.0), ENGINE, 1e-4)
+    bad = replace(losses(loss=float("nan")), taken=False, accepted=False)
+    log.record(2, bad, ENGINE, 1e-4)
+    found = lines(tmp_path)[0]["metrics"]
+    assert (found["loss"], found["skipped_steps"]) == (1.0, 1.0)
 
 
 def test_other_workers_write_nothing(tmp_path: Path, clock: Clock) -> None:

@@ -98,7 +98,8 @@ class StepLog:
         """Adds a step's losses; every few steps a line is written."""
         if self._outbox is None:
             return
-        for name, value in result.parts.items():
+        # A loss that is not finite would hide those of the other steps.
+        for name, value in result.parts.items() if result.accepted else ():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
         self._skipped += not result.taken

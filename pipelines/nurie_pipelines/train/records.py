@@ -52,15 +52,7 @@ class RunRecords:
         self.console = console
         self.tracker = MlflowTracker(config.tracking.uri, config.tracking.experiment)
         self.origin = write_origin(config.output)
-        self.data = _data_version(config)
-        self._digests = _tags(
-            {
-                "config_sha256": self.origin.config_sha256,
-                "lock_sha256": self.origin.lock_sha256,
-                "data_sha256": self.data.digest,
-                "starts_from": _digest_of_model(config.init_from),
-            }
-        )
+        self.data = _data_version(config.data.shards)
         self._path = config.output / RUNS_FILE
         self._known: dict[str, Any] = {"closed": []}
         if self._path.exists():
@@ -71,10 +63,26 @@ class RunRecords:
         """Id of the parent run."""
         return self._known[_PARENT]
 
+    def starts_from(self, folder: Path | None) -> None:
+        """Notes the weights that the first stage starts from: their digest, if they have one."""
+        if folder is not None:
+            whole = (folder / MODEL_MANIFEST).is_file()
+            self._remember(starts_from=manifest_digest(folder) if whole else str(folder))
+
     def lineage(self) -> dict[str, str]:
         """Commit and digests of what the run's model is made from, for the registry."""
         source = {"commit": self.origin.commit, "dirty": self.origin.dirty}
-        return _tags(source) | self._digests
+        return _tags(source) | self._digests(self.data)
+
+    def _digests(self, data: DatasetVersion) -> dict[str, str]:
+        return _tags(
+            {
+                "config_sha256": self.origin.config_sha256,
+                "lock_sha256": self.origin.lock_sha256,
+                "data_sha256": data.digest,
+                "starts_from": self._known.get("starts_from"),
+            }
+        )
 
     @contextmanager
     def run(self) -> Iterator[None]:
@@ -86,7 +94,8 @@ class RunRecords:
         try:
             # A remark that somebody has changed stays when the run is continued.
             note = {} if _PARENT in self._known else {_NOTE_TAG: self._note()}
-            self._open(_PARENT, self.config.name, self.config.model_dump(mode="json"), note)
+            settings = self.config.model_dump(mode="json")
+            self._open(_PARENT, self.config.name, settings, self.data, note)
             self._describe(self.parent)
         except TrackingUnavailable as error:
             if _PARENT not in self._known:
@@ -125,7 +134,8 @@ class RunRecords:
         def open_run() -> str:
             name = f"{self.config.name}/{job.kind}"
             settings = job.settings.model_dump(mode="json")
-            run_id = self._open(job.kind, name, settings, {STAGE_TAG: job.kind}, started)
+            data = _data_version(job.data.shards)
+            run_id = self._open(job.kind, name, settings, data, {STAGE_TAG: job.kind}, started)
             self._describe_stage(run_id, job)
             return run_id
 
@@ -142,6 +152,7 @@ class RunRecords:
         key: str,
         name: str,
         params: dict[str, Any],
+        data: DatasetVersion,
         tags: dict[str, str] | None = None,
         started: int | None = None,
     ) -> str:
@@ -149,12 +160,12 @@ class RunRecords:
             name,
             parent_run_id=None if key == _PARENT else self.parent,
             run_id=self._known.get(key),
-            tags=self._digests | (tags or {}),
+            tags=self._digests(data) | (tags or {}),
             start_time=started,
         )
         self._remember(**{key: run_id})
         self.tracker.log_params(run_id, params)
-        self.tracker.log_dataset(run_id, self.data)
+        self.tracker.log_dataset(run_id, data)
         return run_id
 
     def _note(self) -> str:
@@ -223,15 +234,7 @@ def _tags(values: dict[str, Any]) -> dict[str, str]:
     return {f"nurie.{key}": str(value) for key, value in values.items() if value is not None}
 
 
-def _digest_of_model(reference: str | None) -> str | None:
-    """Digest of a model folder; folders made by other programs have none."""
-    if reference is None or not (Path(reference) / MODEL_MANIFEST).is_file():
-        return reference
-    return manifest_digest(reference)
-
-
-def _data_version(config: TrainConfig) -> DatasetVersion:
-    shards = config.data.shards
+def _data_version(shards: str) -> DatasetVersion:
     manifest = read_manifest(shards)
     digest = DataFolder(shards).sha256(MANIFEST_NAME)
     return DatasetVersion(manifest.name, digest, str(shards), manifest.counts)

@@ -66,6 +66,7 @@ def train(config: TrainConfig, from_scratch: bool = False) -> Path:
         if not _is_whole(final):
             connect(config.engine.num_workers + 2)
             start = start_folder(config)
+            records.starts_from(start)
             for index in range(len(config.stages)):
                 start = _train_stage(config, index, start, records)
             _assemble(config, start, final)
