@@ -103,7 +103,7 @@ def test_damage_is_named_and_the_one_before_is_used(
     assert save(tmp_path, engine, 2)
     damage(tmp_path / "step-000002" / name)
     said: list[str] = []
-    newest = CheckpointStore(tmp_path, 2, said.append).newest()
+    newest = CheckpointStore(tmp_path, 2, say=said.append).newest()
     assert newest is not None and newest[1].step == 1
     assert "step-000002" in said[0]
 
@@ -134,7 +134,7 @@ def test_too_little_space_is_seen_before_anything_is_written(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     said: list[str] = []
-    store = CheckpointStore(tmp_path, 1, said.append)
+    store = CheckpointStore(tmp_path, 1, say=said.append)
     assert not store.save(StageState("backbone", 2, 1), engine, None)
     assert "0.0 GiB are free" in said[0]
     assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from nurie.training.devices import known_peak, peak_flops
+from nurie.planning.gpus import gpu_of_driver
 from nurie_pipelines.train import metrics
-from nurie_pipelines.train.metrics import StepLog
+from nurie_pipelines.train.metrics import StepLog, peak_flops
 from nurie_pipelines.train.step import StepResult, Workers
 
 CPU = torch.device("cpu")
@@ -159,15 +159,15 @@ def test_every_machine_is_watched_once(
         ("NVIDIA A100-SXM4-80GB", 312),
         ("NVIDIA L40S", 362),
         ("NVIDIA L4", 121),
-        ("NVIDIA A10G", 70),
         ("NVIDIA GeForce RTX 4090", 165),
     ],
 )
 def test_peaks_by_the_names_of_drivers(name: str, tflops: int) -> None:
-    assert known_peak(name) == tflops * 1e12
+    gpu = gpu_of_driver(name)
+    assert gpu is not None and gpu.bf16_tflops == tflops
 
 
 def test_no_peak_is_invented() -> None:
-    assert known_peak("NVIDIA L400") is None
+    assert gpu_of_driver("NVIDIA L400") is None
     assert peak_flops(CPU, "bf16") is None
     assert peak_flops(torch.device("cuda"), "fp32") is None

@@ -13,10 +13,10 @@ import psutil
 import ray.train
 import torch
 
+from nurie.planning.gpus import gpu_of_driver
 from nurie.planning.operations import operations_at
 from nurie.tracking.outbox import METRICS_FILE, MetricOutbox
 from nurie.tracking.system import system_monitor
-from nurie.training.devices import peak_flops
 from nurie_pipelines.train.engines import Engine
 from nurie_pipelines.train.job import StageJob
 from nurie_pipelines.train.step import StepResult, Workers
@@ -145,6 +145,19 @@ class StepLog:
         self._counts: dict[str, int] = {}
         self._skipped = 0
         self._since, self._paused, self._waited, self._timed_steps = time.monotonic(), 0.0, 0.0, 0
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """Highest operations per second of a device in this precision.
+
+    Returns:
+        None for CPUs, for fp32 (of which PyTorch runs convolutions, but not products, in TF32) and
+        for GPUs that are not known.
+    """
+    if device.type != "cuda" or precision == "fp32":
+        return None
+    gpu = gpu_of_driver(torch.cuda.get_device_name(device))
+    return None if gpu is None else 1e12 * gpu.peak_tflops(precision)
 
 
 def node_monitor(job: StageJob) -> AbstractContextManager:

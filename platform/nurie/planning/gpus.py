@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 
 
@@ -78,6 +79,13 @@ def find_gpu(name: str) -> Gpu:
         f"--gpu {name}: not in the table; {hint}Known: {', '.join(GPUS)}. Any other GPU: "
         "--gpu-memory-gib GIB --peak-tflops TFLOPS"
     )
+
+
+def gpu_of_driver(device_name: str) -> Gpu | None:
+    """The GPU that a driver calls so, ``NVIDIA A100-SXM4-80GB`` for example (None: not known)."""
+    words = set(re.split(r"[^a-z0-9]+", device_name.lower()))
+    known = [gpu for gpu in GPUS.values() if set(gpu.name.split("-")) <= words]
+    return max(known, key=lambda gpu: gpu.name.count("-"), default=None)
 
 
 def _plain(name: str) -> str:
