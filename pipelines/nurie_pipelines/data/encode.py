@@ -20,16 +20,21 @@ class FrozenEncoders:
         components: Model folder with ``image_encoder``, ``tagger`` and ``vae``.
         use_tagger: False gives zeros as tagger tokens.
         stage: Decides which pictures the trainer still needs after they are encoded.
+        device: Where image encoder and autoencoder compute.
     """
 
-    def __init__(self, components: Path, use_tagger: bool, stage: Stage) -> None:
+    def __init__(
+        self, components: Path, use_tagger: bool, stage: Stage, device: str = "cpu"
+    ) -> None:
         import torch
 
         from nurie.models.reference_encoder import ReferenceEncoder
 
         torch.set_num_threads(1)
-        self._references = ReferenceEncoder.from_folder(components, use_tagger=use_tagger)
-        self._components = components
+        self._references = ReferenceEncoder.from_folder(
+            components, use_tagger=use_tagger, device=device
+        )
+        self._components, self._device = components, device
         self._latents: LatentEncoder | None = None
         kept: set[str] = set()
         if isinstance(stage, ForegroundStage):
@@ -52,5 +57,5 @@ class FrozenEncoders:
     def _latent_encoder(self) -> LatentEncoder:
         """Load the autoencoder at its first use: shards with latents never need it."""
         if self._latents is None:
-            self._latents = LatentEncoder(self._components / "vae")
+            self._latents = LatentEncoder(self._components / "vae", self._device)
         return self._latents

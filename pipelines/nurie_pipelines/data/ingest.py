@@ -108,10 +108,17 @@ def training_dataset(
         [{"id": number} for number in range(chunks)], override_num_blocks=min(chunks, MAX_TASKS)
     ).map_batches(
         LoadAndEncode,
-        fn_constructor_args=(loader, components, model.reference.use_tagger),
+        fn_constructor_args=(
+            loader,
+            components,
+            model.reference.use_tagger,
+            "cuda" if read.encoder_gpus else "cpu",
+        ),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=max(1, read.num_encoder_actors // num_workers)),
         num_cpus=0.25,
+        num_gpus=read.encoder_gpus,
+        resources=read.encoder_resources,
     )
     dataset.context.execution_options = ingest_options()
     dataset.context.target_max_block_size = BLOCK_BYTES
@@ -126,11 +133,14 @@ class LoadAndEncode:
         loader: Which rows, and how they are read.
         components: Model folder of the frozen parts.
         use_tagger: False gives zeros as tagger tokens.
+        device: Where the encoders compute.
     """
 
-    def __init__(self, loader: Loader, components: Path, use_tagger: bool) -> None:
+    def __init__(
+        self, loader: Loader, components: Path, use_tagger: bool, device: str = "cpu"
+    ) -> None:
         self._loader = loader
-        self._encode = FrozenEncoders(components, use_tagger, loader.stage)
+        self._encode = FrozenEncoders(components, use_tagger, loader.stage, device)
 
     def __call__(self, chunk: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         """Yield the batches of one chunk."""

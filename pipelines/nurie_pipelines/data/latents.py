@@ -19,17 +19,17 @@ class LatentEncoder:
 
     Args:
         folder: Folder of a ``diffusers.AutoencoderKL``.
+        device: Where it computes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
         import torch
         from diffusers import AutoencoderKL
 
         torch.set_num_threads(1)  # also keeps the bytes independent of the number of cores
         vae = AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
-        self._vae = vae.to(  # pyright: ignore[reportCallIssue] (diffusers decorates it)
-            memory_format=torch.channels_last
-        )
+        torch.nn.Module.to(vae, device, memory_format=torch.channels_last)
+        self._vae = vae
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Encode pictures, uint8 [B, H, W, 3], to latents, float16 [B, C, h, w]."""
@@ -43,9 +43,11 @@ class LatentEncoder:
 
         from nurie.models.autoencoder import encode_latents
 
-        pixels = torch.tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = (
+            torch.tensor(images, device=self._vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        )
         with torch.inference_mode():
-            return encode_latents(self._vae, pixels).numpy().astype(np.float16)
+            return encode_latents(self._vae, pixels).cpu().numpy().astype(np.float16)
 
 
 class EncodeLatents:

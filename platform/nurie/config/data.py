@@ -207,5 +207,10 @@ class ReadConfig(ConfigModel):
     """Augmentation of the aligned reference."""
     num_encoder_actors: int = Field(default=1, ge=1)
     """Actors that load rows and run the frozen reference encoders."""
+    encoder_gpus: float = Field(default=0.0, ge=0)
+    """GPUs of each of them (0: they compute on CPUs)."""
+    encoder_resources: dict[str, float] = Field(default={})
+    """Further Ray resources of each, as ``{encoder: 1}`` for a label that only some nodes offer:
+    encoders may run on other machines than the trainers."""
     prefetch_batches: int = Field(default=2, ge=0)
     """Batches kept ready in front of each trainer."""
