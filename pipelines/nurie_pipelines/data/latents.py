@@ -28,8 +28,9 @@ class LatentEncoder:
 
         torch.set_num_threads(1)  # also keeps the bytes independent of the number of cores
         vae = AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
-        torch.nn.Module.to(vae, device, memory_format=torch.channels_last)
-        self._vae = vae
+        self._vae = vae.to(  # pyright: ignore[reportCallIssue] (diffusers decorates it)
+            device=device, memory_format=torch.channels_last
+        )
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Encode pictures, uint8 [B, H, W, 3], to latents, float16 [B, C, h, w]."""
