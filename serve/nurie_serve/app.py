@@ -55,6 +55,9 @@ def _ingress(config: ServeConfig) -> serve.Deployment:
         ray_actor_options={"num_cpus": 0, "runtime_env": _environment(1)},
         graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        logging_config={"encoding": config.log_format.upper()},
+        # The new one answers before the old one goes; it needs no GPU.
+        max_surge_percent=100,
     )
     return deploy(Ingress)
 
@@ -69,8 +72,11 @@ def _colorizer(config: ServeConfig) -> serve.Deployment:
             "num_gpus": config.num_gpus,
             "runtime_env": _environment(config.num_threads),
         },
-        graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S,
+        # A batch may take as long as a job; what is cut off is done again by another.
+        graceful_shutdown_timeout_s=config.limits.deadline_s,
+        max_surge_percent=config.max_surge_percent,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        logging_config={"encoding": config.log_format.upper()},
     )
     return deploy(Colorizer)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +15,13 @@ from PIL import Image, ImageDraw
 
 from nurie.config.serve import ServeConfig
 from nurie_serve import errors
+from nurie_serve.jobs.replicas import ReplicaBoard, Reporter
 from nurie_serve.jobs.store import JobStore
 from nurie_serve.jobs.work import NewImage, Work, WorkQueue
 from nurie_serve.lease_keeper import LeaseKeeper
+from nurie_serve.logs import logger
+from nurie_serve.metrics import BATCH_JOBS, CacheCount, observe_stages
 from nurie_serve.model import ModelLoader, load_model
-from nurie_serve.schema import ModelInfo
-
-logger = logging.getLogger(__name__)
 
 WARM_UP_SIZE = (64, 64)
 PROGRESS_EVERY_S = 0.3
@@ -50,6 +49,17 @@ class Batch:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+class Pulse:
+    """Whether the current batch goes on; knows nothing else of the replica."""
+
+    keeper: LeaseKeeper | None = None
+
+    def healthy(self) -> bool:
+        """False while a step takes longer than any may."""
+        keeper = self.keeper
+        return keeper is None or not keeper.stuck
+
+
 class Colorizer:
     """One replica of the model.
 
@@ -65,10 +75,13 @@ class Colorizer:
         self._config = config
         self._executor = ThreadPoolExecutor(1, "denoise")
         self._turn = asyncio.Lock()
-        self._keeper: LeaseKeeper | None = None
+        self._pulse = Pulse()
+        self._cache_count = CacheCount()
         self._pipeline, self._info = load(config)
         self._warm_up()
-        self.queue = WorkQueue(JobStore(config.jobs, config.max_queued_requests))
+        store = JobStore(config.jobs, config.max_queued_requests)
+        self.queue = WorkQueue(store)
+        self._reporter = Reporter(ReplicaBoard(store), self._info, self._pulse.healthy)
 
     async def work(self, lease: str) -> list[str]:
         """Run the next batch of waiting jobs, if there are any.
@@ -82,9 +95,14 @@ class Colorizer:
         # A caller that goes away does not take the jobs with it.
         return await asyncio.shield(self._work(lease))
 
-    async def describe(self) -> ModelInfo:
-        """The model of this replica."""
-        return self._info
+    def close(self) -> None:
+        """Called when the replica has done its last batch."""
+        self._reporter.stop()
+
+    def __del__(self) -> None:
+        """Called by Ray Serve after the draining."""
+        if hasattr(self, "_reporter"):
+            self.close()
 
     def check_health(self) -> None:
         """Called by Ray Serve; failing makes it replace the replica.
@@ -92,8 +110,7 @@ class Colorizer:
         Raises:
             RuntimeError: If one step takes longer than any may.
         """
-        keeper = self._keeper
-        if keeper is not None and keeper.stuck:
+        if not self._pulse.healthy():
             limit = self._config.limits.step_timeout_s
             raise RuntimeError(f"no denoising step finished in {limit:g} seconds")
 
@@ -127,14 +144,14 @@ class Colorizer:
         """Denoise leased jobs; return those that have a picture."""
         config = self._config
         with LeaseKeeper(self.queue, lease, jobs, config.jobs.lease_s, config.limits) as keeper:
-            self._keeper = keeper
+            self._pulse.keeper = keeper
             try:
                 began = time.monotonic()
                 batch = Batch(lease, jobs, [self._read(work) for work in jobs])
                 batch.seconds["decode_s"] = time.monotonic() - began
                 return self._run_batch(batch)
             finally:
-                self._keeper = None
+                self._pulse.keeper = None
 
     def _run_batch(self, batch: Batch) -> list[tuple[Work, Image.Image, dict]]:
         try:
@@ -161,7 +178,7 @@ class Colorizer:
         self.queue.fail(batch.lease, batch.jobs[0].job_id, problem.document())
 
     def _denoise(self, batch: Batch) -> list[Image.Image]:
-        keeper = self._keeper
+        keeper = self._pulse.keeper
         assert keeper is not None
         if not any(keeper.wanted(work.job_id) for work in batch.jobs):
             raise Abandoned
@@ -178,6 +195,9 @@ class Colorizer:
             **controls,
         )
         batch.seconds["denoise_s"] = time.monotonic() - follow.began
+        BATCH_JOBS.observe(len(batch.jobs))
+        if (cache := getattr(self._pipeline, "reference_cache", None)) is not None:
+            self._cache_count.take(cache.hits, cache.misses)
         return output.images
 
     def _bring_in(self, lease: str, made: list[tuple[Work, Image.Image, dict]]) -> None:
@@ -187,7 +207,8 @@ class Colorizer:
             picture = NewImage(_png(image), work.params["seed"], *image.size)
             encoded = {"encode_s": time.monotonic() - began, "queue_s": work.waited_s}
             timing = {name: round(s, 3) for name, s in (seconds | encoded).items()}
-            self.queue.finish(lease, work, [picture], self._info.label, timing)
+            if self.queue.finish(lease, work, [picture], self._info.label, timing):
+                observe_stages(timing)
 
     def _read(self, work: Work) -> dict[str, Image.Image]:
         pictures = {}

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import (
-    BackPressureError,
     DeploymentUnavailableError,
     ReplicaUnavailableError,
 )
 from ray.serve.handle import DeploymentHandle
 from sqlalchemy.exc import SQLAlchemyError
 
-from nurie_serve import errors
+from nurie_serve import errors, logs
 from nurie_serve.jobs.clean import clean
+from nurie_serve.jobs.replicas import ReplicaBoard
 from nurie_serve.jobs.store import JobStore
 from nurie_serve.jobs.tables import QUEUED, RUNNING, new_id
 from nurie_serve.jobs.work import WorkQueue
+from nurie_serve.metrics import REPLICAS_LOST, show_load
 from nurie_serve.schema import ModelInfo
 from nurie_serve.watch import Watcher
 
-logger = logging.getLogger(__name__)
+logger = logs.logger
 
 _REPLICA_LOST = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
-_READY_FOR_S = 10.0
-_READY_TIMEOUT_S = 2.0
 _LOOK_EVERY_S = 1.0
 _CLEAN_EVERY_S = 60.0
 
@@ -42,17 +40,25 @@ class Dispatcher:
         colorizer: Handle of the colorizer deployment.
         store: The job store.
         watcher: Is told when jobs have ended.
+        scales_to_zero: No replica is no fault.
     """
 
-    def __init__(self, colorizer: DeploymentHandle, store: JobStore, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        colorizer: DeploymentHandle,
+        store: JobStore,
+        watcher: Watcher,
+        *,
+        scales_to_zero: bool,
+    ) -> None:
         self._colorizer = colorizer
         self._store = store
         self._queue = WorkQueue(store)
         self._watcher = watcher
         self._calls: set[asyncio.Task] = set()
         self._look_now = asyncio.Event()
-        self._answered_at = self._described_at = float("-inf")
-        self._info: ModelInfo | None = None
+        self._board = ReplicaBoard(store)
+        self._scales_to_zero = scales_to_zero
 
     def call(self) -> None:
         """Call a replica: one more job waits."""
@@ -68,6 +74,7 @@ class Dispatcher:
                 await self._look()
                 if time.monotonic() - cleaned_at > _CLEAN_EVERY_S:
                     await asyncio.to_thread(clean, self._store)
+                    await asyncio.to_thread(self._board.forget_old)
                     cleaned_at = time.monotonic()
             except (SQLAlchemyError, OSError):
                 logger.exception("the job store does not answer")
@@ -79,38 +86,47 @@ class Dispatcher:
                 pass
 
     async def describe(self) -> ModelInfo:
-        """The model of a replica, as it was a moment ago.
+        """The model of the newest replica.
 
         Raises:
-            Problem: 503 if no replica answers.
+            Problem: 503 if no replica has ever started.
         """
-        if self._info is not None and time.monotonic() - self._described_at < _READY_FOR_S:
-            return self._info
-        try:
-            info = self._info = await self._colorizer.describe.remote()
-        except BackPressureError:
-            raise errors.busy() from None
-        except _REPLICA_LOST:
-            raise errors.unavailable() from None
-        self._answered_at = self._described_at = time.monotonic()
+        info = await asyncio.to_thread(self._board.newest)
+        if info is None:
+            raise errors.unavailable()
         return info
 
-    async def check_ready(self) -> None:
-        """Return if a replica has just answered, or answers now.
+    async def models(self) -> list[ModelInfo]:
+        """The models that answer: two during a rolling update, the last known one of none."""
+        alive = await asyncio.to_thread(self._board.alive)
+        different = {info.label: info for info in alive}
+        return list(different.values()) or [await self.describe()]
+
+    async def find_model(self, name: str) -> ModelInfo:
+        """The model of this name.
 
         Raises:
-            Problem: 503 if none does.
+            Problem: 404 if no replica has it.
         """
-        if time.monotonic() - self._answered_at < _READY_FOR_S:
-            return
-        try:
-            async with asyncio.timeout(_READY_TIMEOUT_S):
-                await self.describe()
-        except TimeoutError:
-            raise errors.unavailable() from None
+        models = await self.models()
+        for info in models:
+            if info.name == name:
+                return info
+        raise errors.not_found(f"model {name}; there is {models[0].name}")
+
+    async def check_ready(self) -> None:
+        """Return if a replica lives, or may be started when there is work.
+
+        Raises:
+            Problem: 503 if not.
+        """
+        if not await asyncio.to_thread(self._board.alive) and not self._scales_to_zero:
+            raise errors.unavailable()
+        await self.describe()
 
     async def _look(self) -> None:
-        counts = await asyncio.to_thread(self._store.counts)
+        counts, age_s, stored = await asyncio.to_thread(self._store.measures)
+        show_load(counts, age_s, len(await asyncio.to_thread(self._board.alive)), stored)
         open_jobs = counts.get(QUEUED, 0) + counts.get(RUNNING, 0)
         if open_jobs:
             await asyncio.to_thread(self._queue.release_silent)
@@ -122,8 +138,8 @@ class Dispatcher:
         lease = new_id("lease")
         try:
             await self._colorizer.work.remote(lease)
-            self._answered_at = time.monotonic()
         except _REPLICA_LOST:
+            REPLICAS_LOST.inc()
             lost = await asyncio.to_thread(self._queue.release, lease, counts=True)
             logger.warning("a replica died with %d jobs of lease %s", lost, lease)
             self._look_now.set()

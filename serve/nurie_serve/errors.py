@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -18,8 +17,8 @@ from nurie.inference.controls import ControlError
 from nurie.inference.images import ImageError
 from nurie_serve.jobs.pictures import StorageFull
 from nurie_serve.jobs.store import KeyConflict, QueueFull
-
-logger = logging.getLogger(__name__)
+from nurie_serve.logs import logger
+from nurie_serve.metrics import REQUESTS_REFUSED
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
@@ -207,6 +206,7 @@ def install_handlers(app: FastAPI) -> None:
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
         problem = to_problem(error)
+        REQUESTS_REFUSED.inc(1, {"status": str(problem.status.value), "code": problem.code})
         if problem.code in ("internal_error", "storage_full", "store_unavailable"):
             logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return problem.response()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -12,8 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from nurie.config.serve import LimitsConfig
 from nurie_serve.errors import deadline_exceeded
 from nurie_serve.jobs.work import Work, WorkQueue
-
-logger = logging.getLogger(__name__)
+from nurie_serve.logs import logger
 
 LOOK_EVERY_S = 0.25
 

@@ -39,6 +39,8 @@ def load_model(config: ServeConfig) -> tuple[Any, ModelInfo]:
         pipeline.enable_model_cpu_offload()
     else:
         pipeline.to(device)
+    if config.reference_cache_size:
+        pipeline.enable_reference_cache(config.reference_cache_size)
     pipeline.set_progress_bar_config(disable=True)
     name = config.model if config.model.startswith("models:/") else folder.name
     parts = sorted(path.name for path in folder.iterdir() if path.is_dir())

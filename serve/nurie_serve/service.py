@@ -38,7 +38,12 @@ class Service:
         self.controls = limited_controls(config.limits)
         self.store = JobStore(config.jobs, config.max_queued_requests)
         self.watcher = Watcher(self.store)
-        self.dispatcher = Dispatcher(colorizer, self.store, self.watcher)
+        self.dispatcher = Dispatcher(
+            colorizer,
+            self.store,
+            self.watcher,
+            scales_to_zero=config.autoscaling.min_replicas == 0,
+        )
         self._decoding = asyncio.Semaphore(DECODING_AT_ONCE)
 
     @asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,7 @@ from contextlib import contextmanager
 from sqlalchemy.exc import SQLAlchemyError
 
 from nurie_serve.jobs.store import JobStore
-
-logger = logging.getLogger(__name__)
+from nurie_serve.logs import logger
 
 LOOK_EVERY_S = 0.05
 PLACES_EVERY_S = 0.5

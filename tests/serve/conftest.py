@@ -89,7 +89,6 @@ class Handle:
         self.painter = Painter()
         self.replica = Colorizer(config, lambda _: (self.painter, INFO))
         self.faults: list[Exception] = []
-        self.info: Any = INFO
         self.leases: list[str] = []
 
     class _Method:
@@ -104,10 +103,6 @@ class Handle:
     def work(self) -> _Method:
         return self._Method(lambda lease: Response(lambda: self._work(lease)))
 
-    @property
-    def describe(self) -> _Method:
-        return self._Method(lambda: Response(self._describe))
-
     async def _work(self, lease: str) -> list[str]:
         self.leases.append(lease)
         if self.faults:
@@ -115,11 +110,6 @@ class Handle:
             await asyncio.to_thread(self.replica.queue.take, lease, 4)
             raise self.faults.pop(0)
         return await self.replica.work(lease)
-
-    async def _describe(self) -> ModelInfo:
-        if isinstance(self.info, Exception):
-            raise self.info
-        return self.info
 
 
 def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
@@ -150,8 +140,10 @@ def config(tmp_path: Path) -> ServeConfig:
 
 
 @pytest.fixture
-def handle(config: ServeConfig) -> Handle:
-    return Handle(config)
+def handle(config: ServeConfig) -> Iterator[Handle]:
+    handle = Handle(config)
+    yield handle
+    handle.replica.close()
 
 
 @pytest.fixture

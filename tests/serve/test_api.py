@@ -16,10 +16,11 @@ from ray.exceptions import ActorDiedError
 from starlette.routing import Mount, Route
 
 import nurie_serve
-from nurie.config.serve import ServeConfig
+from nurie.config.serve import AutoscalingConfig, ServeConfig
 from nurie.inference.controls import CONTROLS
+from nurie_serve.colorizer import Colorizer
 from nurie_serve.ingress import create_api
-from tests.serve.conftest import UNLUCKY
+from tests.serve.conftest import INFO, UNLUCKY, Painter
 from tests.serve.waiting import eventually
 
 WEB = Path(nurie_serve.__file__).parent / "web"
@@ -170,9 +171,9 @@ def test_deadline_cannot_be_switched_off(config: ServeConfig, handle, files: dic
         assert (response.status_code, response.json()["code"]) == (503, "deadline_exceeded")
         (job,) = client.get("/v1/jobs").json()["jobs"]
         eventually(lambda: client.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled")
-        eventually(lambda: not handle.replica._keeper.wanted(job["id"]))
+        eventually(lambda: not handle.replica._pulse.keeper.wanted(job["id"]))
         handle.painter.gate.set()
-        eventually(lambda: handle.replica._keeper is None)
+        eventually(lambda: handle.replica._pulse.keeper is None)
         assert handle.painter.steps == 2, "the warm-up's and one of the job"
 
 
@@ -208,19 +209,35 @@ def test_models(client: TestClient) -> None:
 
 
 def test_health(client: TestClient, handle) -> None:
-    handle.info = ActorDiedError()
-    assert client.get("/healthz").status_code == 200
-    assert client.get("/readyz").status_code == 503
-    handle.info = replace_info()
     assert client.get("/readyz").status_code == 200
-    handle.info = ActorDiedError()
-    assert client.get("/readyz").status_code == 200, "it has answered a moment ago"
+    handle.replica.close()
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/v1/options").status_code == 200, "the last model is still known"
 
 
-def replace_info():
-    from nurie_serve.schema import ModelInfo
+def test_no_replica_yet(config: ServeConfig) -> None:
+    with TestClient(create_api(config, None)) as client:
+        for path in ("/readyz", "/v1/options", "/v1/models", "/v2/health/ready"):
+            response = client.get(path)
+            assert (response.status_code, response.json()["code"]) == (503, "replica_unavailable")
 
-    return replace(ModelInfo("m", "0" * 64, "cpu", "float32"), name="n")
+
+def test_scaled_to_zero_is_ready(config: ServeConfig, handle) -> None:
+    handle.replica.close()
+    autoscaling = AutoscalingConfig(min_replicas=0)
+    with TestClient(
+        create_api(config.model_copy(update={"autoscaling": autoscaling}), handle)
+    ) as client:
+        assert client.get("/readyz").status_code == 200
+        assert len(client.get("/v1/models").json()["models"]) == 1
+
+
+def test_both_models_of_a_rolling_update(client: TestClient, config: ServeConfig, handle) -> None:
+    other = Colorizer(config, lambda _: (Painter(), replace(INFO, digest="cd" * 32)))
+    digests = {model["digest"] for model in client.get("/v1/models").json()["models"]}
+    other.close()
+    assert digests == {"ab" * 32, "cd" * 32}
 
 
 def test_examples_can_be_sent_back(client: TestClient, handle) -> None:

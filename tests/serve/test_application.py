@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +30,8 @@ from nurie_serve.app import bind
 from tests.serve.waiting import eventually
 
 pytestmark = pytest.mark.serve
-CONFIGS = Path(__file__).parents[2] / "configs"
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
 STEP_S = 0.2
 DEADLINE_S = 8.0
 TOO_MANY_STEPS = 100
@@ -188,8 +191,12 @@ def get_job(address: str, job: dict) -> dict:
 
 def ended(address: str, job: dict) -> dict:
     def look() -> dict | None:
-        found = get_job(address, job)
-        return found if found["status"] in ("succeeded", "failed") else None
+        try:
+            response = requests.get(f"{address}/v1/jobs/{job['id']}", timeout=60)
+        except requests.RequestException:
+            return None
+        found = response.json() if response.status_code == 200 else {}
+        return found if found.get("status") in ("succeeded", "failed") else None
 
     return eventually(look, 90)
 
@@ -212,6 +219,48 @@ def test_killed_replica_loses_nothing(address: str, files: dict) -> None:
         sync = get_job(address, {"id": response.headers["x-job-id"]})
         assert sync["attempts"] == 2
         assert sync["images"][0]["sha256"] == before["images"][0]["sha256"]
+
+
+def test_new_version_under_load_fails_no_request(
+    address: str, config: ServeConfig, files: dict
+) -> None:
+    stop = threading.Event()
+
+    def keep_sending() -> list[requests.Response]:
+        answers = []
+        while not stop.is_set():
+            answers.append(colorize(address, files, num_inference_steps=1))
+        return answers
+
+    before = replica_pid(address)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(keep_sending)
+        limits = config.limits.model_copy(update={"max_side": 1024})
+        run.start(config, bind(config.model_copy(update={"limits": limits}), make_loader()))
+        eventually(lambda: replica_pid(address) != before, 90)
+        eventually(lambda: len(requests.get(f"{address}/v1/models").json()["models"]) == 1)
+        stop.set()
+        answers = sending.result()
+    assert {answer.status_code for answer in answers} == {200}
+    pids = {answer.headers["x-model"].split()[0] for answer in answers}
+    assert str(before) in pids
+    options = requests.get(f"{address}/v1/options", timeout=60).json()
+    assert options["limits"]["max_side"] == 1024
+
+
+def test_figures_of_the_dashboard_are_exported(address: str, ray_session) -> None:
+    texts = [path.read_text() for path in (ROOT / "infra" / "monitoring").iterdir()]
+    wanted = set(re.findall(r"ray_nurie_\w+", "".join(texts)))
+    assert len(wanted) > 8
+    port = ray_session.nodes()[0]["MetricsExportPort"]
+
+    def exported() -> set[str]:
+        text = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+        return set(re.findall(r"^(ray_nurie_\w+)", text, re.M))
+
+    # Nothing was refused for want of a replica or lost yet, or it was.
+    sometimes = {"ray_nurie_replicas_lost_total"}
+    eventually(lambda: wanted - sometimes <= exported(), 40)
 
 
 def test_everything_killed_at_once_loses_nothing(address: str, files: dict) -> None:

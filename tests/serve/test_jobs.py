@@ -106,7 +106,7 @@ def test_cancel_stops_at_the_next_step(client: TestClient, handle, files: dict) 
     for job in (running, running, queued):
         answer = client.post(f"/v1/jobs/{job['id']}/cancel")
         assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
-    eventually(lambda: not handle.replica._keeper.wanted(running["id"]))
+    eventually(lambda: not handle.replica._pulse.keeper.wanted(running["id"]))
     handle.painter.gate.set()
     assert ended(client, submit(client, files))["status"] == "succeeded"
     assert handle.painter.steps == 3, "the warm-up's, one of the cancelled job, one of the last"

@@ -99,6 +99,8 @@ class ServeConfig(ConfigModel):
     """Address of the HTTP endpoint."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port of the HTTP endpoint."""
+    log_format: Literal["text", "json"] = "text"
+    """Form of the server's log lines; each that is about a job names it."""
     num_cpus: float = Field(default=1.0, ge=0)
     """CPUs of a colorizer replica."""
     num_gpus: float = Field(default=0.0, ge=0)
@@ -111,14 +113,19 @@ class ServeConfig(ConfigModel):
     """Larger pictures are encoded and decoded in tiles of this side (None: whole)."""
     cpu_offload: bool = False
     """Components wait in main memory and visit the GPU one at a time; needs ``num_gpus``."""
+    reference_cache_size: int = Field(default=64, ge=0)
+    """Encodings of references that a replica remembers (0: none)."""
     autoscaling: AutoscalingConfig = AutoscalingConfig()
     """Autoscaling."""
     max_batch_size: int = Field(default=4, ge=1)
     """Largest dynamic batch."""
     batch_wait_timeout_s: float = Field(default=0.05, ge=0)
     """How long a request waits for company."""
-    max_ongoing_requests: int = Field(default=16, ge=1)
-    """Jobs that a replica is asked for at once; it runs one batch after the other."""
+    max_ongoing_requests: int = Field(default=2, ge=1)
+    """Calls that a replica holds at once: one runs, one waits its turn or brings pictures in."""
+    max_surge_percent: int = Field(default=100, ge=0, le=100)
+    """Extra replicas while a new version replaces the old one. With 0, for clusters without a spare
+    GPU, old ones go first and jobs wait."""
     max_queued_requests: int = Field(default=256, ge=1)
     """Jobs that may wait; one more is answered with 429."""
     jobs: JobsConfig = JobsConfig()

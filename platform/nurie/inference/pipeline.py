@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -32,6 +33,7 @@ from nurie.inference.folder import (
     save_pipeline_parts,
 )
 from nurie.inference.postprocess import finish, to_pictures
+from nurie.inference.reference_cache import ReferenceCache
 from nurie.inference.request import Prepared, as_list, prepare
 from nurie.inference.sampling import Guidance, KeptBackground, denoise
 from nurie.inference.scheduler import build_scheduler, choose_scheduler
@@ -129,6 +131,7 @@ class ColorizationPipeline(DiffusionPipeline):
         # ONNX Runtime's session is no torch module, so diffusers does not manage it.
         self.tagger = tagger
         self._interrupt = False
+        self.reference_cache: ReferenceCache | None = None
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, torch_dtype: torch.dtype | None = None) -> Self:
@@ -181,6 +184,14 @@ class ColorizationPipeline(DiffusionPipeline):
         self.vae.tile_sample_min_size = tile_size
         self.vae.tile_latent_min_size = tile_size // self._vae_scale
         self.vae.enable_tiling()
+
+    def enable_reference_cache(self, max_entries: int = 64) -> None:
+        """Remembers what the encoders make of references, for calls with the same ones.
+
+        Args:
+            max_entries: Encodings kept.
+        """
+        self.reference_cache = ReferenceCache(max_entries)
 
     @torch.no_grad()
     def preview(self, latents: torch.Tensor, side: int = 256) -> list[Image.Image]:
@@ -313,16 +324,15 @@ class ColorizationPipeline(DiffusionPipeline):
         return pictures
 
     def _parts(self, use_foreground: bool, use_background: bool) -> Parts:
+        device = str(self.image_encoder.device)
+        encoder = ReferenceEncoder(self.image_encoder, self.tagger, self.config.use_tagger, device)
+        latents = partial(encode_latents, self.vae)
+        cache = self.reference_cache
         return Parts(
             self.sketch_encoder,
             self.reference_projection,
-            ReferenceEncoder(
-                self.image_encoder,
-                self.tagger,
-                self.config.use_tagger,
-                str(self.image_encoder.device),
-            ),
-            lambda pixels: encode_latents(self.vae, pixels),
+            encoder if cache is None else cache.encode_images(encoder),
+            latents if cache is None else cache.encode_latents(latents),
             self.foreground_adapter if use_foreground else None,
             self.background_encoder if use_background else None,
             self.unet.config.projection_class_embeddings_input_dim,

@@ -22,6 +22,7 @@ from nurie_serve.jobs.tables import (
     Picture,
 )
 
+NOTES = "notes"
 RECENT = 20
 """Finished jobs that an estimate looks at."""
 
@@ -29,6 +30,11 @@ RECENT = 20
 def input_file(picture_id: str) -> str:
     """Name of the file of a picture that came in."""
     return f"inputs/{picture_id}.png"
+
+
+def note(session: Session, event: str, job: Job, **fields: Any) -> None:
+    """Have something told (log, metrics) once the transaction has succeeded."""
+    session.info.setdefault(NOTES, []).append((event, job.id, fields))
 
 
 def append_event(session: Session, job: Job, kind: str, data: Mapping[str, Any]) -> None:
@@ -40,11 +46,15 @@ def append_event(session: Session, job: Job, kind: str, data: Mapping[str, Any])
 def end_job(session: Session, job: Job, status: str, error: dict[str, Any] | None = None) -> None:
     """Bring a job to its one and only end."""
     assert job.status not in FINAL
-    job.status, job.error, job.finished_at = status, error, time.time()
+    now = time.time()
+    job.status, job.error, job.finished_at = status, error, now
     job.lease = job.leased_until = job.eta_s = None
     previews = select(Event).where(Event.job_id == job.id, Event.kind == "preview")
     for preview in session.scalars(previews):
         session.delete(preview)
+    code = error["code"] if error else None
+    seconds = round(now - job.created_at, 3)
+    note(session, "ended", job, status=status, code=code, seconds=seconds, attempts=job.attempts)
     if status != SUCCEEDED:
         append_event(session, job, status, {"error": error} if error else {})
 

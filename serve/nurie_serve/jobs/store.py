@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -15,11 +15,14 @@ from nurie.config.serve import JobsConfig
 from nurie_serve.jobs.files import PictureFiles
 from nurie_serve.jobs.pictures import PictureStore
 from nurie_serve.jobs.rows import (
+    NOTES,
     Pace,
     append_event,
     count_jobs,
     end_job,
     estimate_pace,
+    kept_bytes,
+    note,
     place_in_queue,
     remove_job,
 )
@@ -36,6 +39,8 @@ from nurie_serve.jobs.tables import (
     new_id,
     open_database,
 )
+from nurie_serve.logs import log_job
+from nurie_serve.metrics import count_ended
 
 
 class QueueFull(Exception):
@@ -114,6 +119,7 @@ class JobStore:
         self.reading = sessionmaker(self._engine, expire_on_commit=False)
         writing = self._engine.execution_options(writes=True)
         self.writing = sessionmaker(writing, expire_on_commit=False)
+        event.listen(self.writing, "after_commit", _tell)
         self.pictures = PictureStore(config, self.files, self.reading, self.writing)
 
     def close(self) -> None:
@@ -184,6 +190,7 @@ class JobStore:
         snapshot = self.snapshot(session, job)
         place = {"position": snapshot.position, "eta_s": snapshot.eta_s}
         append_event(session, job, QUEUED, place)
+        note(session, "accepted", job, position=snapshot.position, batch=new.batch_id)
         return snapshot
 
     def get(self, owner: str, job_id: str) -> Snapshot | None:
@@ -280,6 +287,14 @@ class JobStore:
         with self.reading.begin() as session:
             return count_jobs(session), estimate_pace(session)
 
+    def measures(self) -> tuple[dict[str, int], float, int]:
+        """Jobs by status, seconds that the oldest one waits, bytes of all pictures."""
+        oldest = select(func.min(Job.created_at)).where(Job.status == QUEUED)
+        with self.reading.begin() as session:
+            since = session.scalar(oldest)
+            age_s = 0.0 if since is None else max(0.0, time.time() - since)
+            return count_jobs(session), age_s, kept_bytes(session)
+
     def counts(self) -> dict[str, int]:
         """Jobs by status, of all owners."""
         with self.reading.begin() as session:
@@ -298,6 +313,14 @@ class JobStore:
         elif job.status == RUNNING:
             eta_s = job.eta_s
         return Snapshot(job, images, position, eta_s)
+
+
+def _tell(session: Session) -> None:
+    """What has happened in a transaction, once it has succeeded."""
+    for kind, job_id, fields in session.info.pop(NOTES, ()):
+        log_job(kind, job_id, **fields)
+        if kind == "ended":
+            count_ended(fields["status"], fields["code"])
 
 
 def _job_row(new: NewJob) -> Job:

@@ -142,6 +142,15 @@ class Image(Table):
     num_bytes: Mapped[int]
 
 
+class Replica(Table):
+    """A replica and when it was last seen."""
+
+    __tablename__ = "replicas"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    info: Mapped[dict[str, Any]] = mapped_column(JSON)
+    seen_at: Mapped[float]
+
+
 class Event(Table):
     """Something that happened to a job; numbers rise by job, previews leave gaps."""
 

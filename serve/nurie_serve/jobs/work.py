@@ -17,7 +17,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from nurie_serve.errors import deadline_exceeded, worker_lost
-from nurie_serve.jobs.rows import append_event, end_job, input_file
+from nurie_serve.jobs.rows import append_event, end_job, input_file, note
 from nurie_serve.jobs.store import JobStore
 from nurie_serve.jobs.tables import FAILED, QUEUED, RUNNING, SUCCEEDED, Event, Image, Job, JobInput
 
@@ -203,6 +203,7 @@ class WorkQueue:
         job.attempts += 1
         job.started_at, job.step, job.eta_s = now, 0, None
         append_event(session, job, "started", {"attempt": job.attempts})
+        note(session, "started", job, attempt=job.attempts, lease=lease)
         inputs = select(JobInput.name, JobInput.picture_id).where(JobInput.job_id == job.id)
         return Work(
             job.id,
@@ -232,7 +233,9 @@ def _put_back(session: Session, job: Job, max_attempts: int, *, counts: bool) ->
         job.attempts -= 1
     job.status, job.lease, job.leased_until = QUEUED, None, None
     job.step, job.eta_s = 0, None
-    append_event(session, job, QUEUED, {"again": "its replica died" if counts else "handed on"})
+    reason = "its replica died" if counts else "handed on"
+    append_event(session, job, QUEUED, {"again": reason})
+    note(session, "given back", job, reason=reason, attempts=job.attempts)
 
 
 def _fail_late(session: Session) -> None:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
-from nurie_serve import errors, examples
+from nurie_serve import examples
 from nurie_serve.formats import FORMATS
 from nurie_serve.jobs.tables import QUEUED, RUNNING
 from nurie_serve.routes.answers import PICTURE, problems
@@ -52,16 +52,13 @@ def _add_information(routes: APIRouter, service: Service) -> None:
 
     @routes.get("/v1/models", responses=problems(503))
     async def get_models() -> dict[str, Any]:
-        """The model that answers."""
-        return {"models": [asdict(await service.dispatcher.describe())]}
+        """The models that answer: one, or two during a rolling update."""
+        return {"models": [asdict(info) for info in await service.dispatcher.models()]}
 
     @routes.get("/v1/models/{name:path}", responses=problems(404, 503))
     async def get_model(name: str) -> dict[str, Any]:
         """One model."""
-        info = await service.dispatcher.describe()
-        if name != info.name:
-            raise errors.not_found(f"model {name}; there is {info.name}")
-        return asdict(info)
+        return asdict(await service.dispatcher.find_model(name))
 
     @routes.get("/v1/queue")
     async def get_queue() -> dict[str, Any]:
@@ -95,6 +92,6 @@ def _add_health(routes: APIRouter, service: Service) -> None:
 
     @routes.get("/readyz", responses=problems(503))
     async def readyz() -> dict[str, str]:
-        """A replica has loaded its model, made a warm-up picture, and answers."""
+        """A replica has loaded its model, made a warm-up picture, and lives."""
         await service.dispatcher.check_ready()
         return {"status": "ready"}

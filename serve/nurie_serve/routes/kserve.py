@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import APIRouter
 
 import nurie
-from nurie_serve import errors
 from nurie_serve.routes.answers import problems
 from nurie_serve.service import Service
 
@@ -17,9 +16,7 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(prefix="/v2", tags=["health"])
 
     async def model(name: str) -> dict[str, Any]:
-        info = await service.dispatcher.describe()
-        if name != info.name:
-            raise errors.not_found(f"model {name}; there is {info.name}")
+        info = await service.dispatcher.find_model(name)
         return {"name": info.name, "versions": [info.digest], "platform": "nurie"}
 
     @routes.get("/health/live")
