@@ -97,6 +97,17 @@ class Client:
         """The models that answer."""
         return self._call("GET", "/v1/models").json()["models"]
 
+    def queue(self) -> dict[str, Any]:
+        """Jobs that wait and run, estimated seconds for one more."""
+        return self._call("GET", "/v1/queue").json()
+
+    def is_ready(self) -> bool:
+        """Whether pictures are made now."""
+        try:
+            return self._call("GET", "/readyz").ok
+        except ServerError:
+            return False
+
     def upload(self, picture: Picture) -> UploadDocument:
         """Send a picture that several jobs use."""
         files = {"image": _content(picture)}

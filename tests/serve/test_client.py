@@ -190,6 +190,24 @@ def test_server_flags(
     assert target.exists()
 
 
+def test_status(
+    address: str, client: Client, handle: Handle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.colorize(PNG, PNG)
+    port = address.rpartition(":")[2]
+    config = str(Path(__file__).parents[2] / "configs/serve/nano.yaml")
+    assert main(["serve", config, "--status", "--port", port]) == 0
+    shown = capsys.readouterr().out
+    assert "ready" in shown
+    assert "test-model sha256:abababababab on cpu" in shown
+    assert "0 of 8 wait, 0 run" in shown
+    handle.replica.close()
+    assert main(["serve", config, "--status", "--port", port]) == 1
+    assert "no replica lives" in capsys.readouterr().out
+    assert main(["serve", config, "--status", "--port", "9"]) == 1
+    assert "does not answer" in capsys.readouterr().out
+
+
 def test_plan_of_pictures(drawings: Path) -> None:
     red = str(drawings.parent / "red.png")
     with pytest.raises(ValueError, match="is one file for 3 pictures; name a folder"):

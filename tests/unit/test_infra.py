@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import re
 import shlex
 import subprocess
@@ -15,11 +14,12 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from pydantic import BaseModel
 
 import nurie
 from nurie.config.loader import load_config
 from nurie.config.serve import ServeConfig
+from nurie_cli.main import main
+from nurie_serve.deploy_file import check_deploy_file, find_faults
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT.parent / "shared" / "schemas" / "kuberay"
@@ -187,30 +187,12 @@ def test_kustomization_names_all_that_stays():
     assert set(listed["resources"]) == files - {"kustomization.yaml", "train-job.yaml"}
 
 
-def unknown_keys(given: dict[str, Any], model: type[BaseModel], where: str) -> list[str]:
-    """Compare a Serve config with its schema, which itself lets unknown keys through."""
-    found = [f"{where}.{key}" for key in given if key not in model.model_fields]
-    for key, value in given.items():
-        annotation = model.model_fields[key].annotation if key in model.model_fields else None
-        for part in [annotation, *getattr(annotation, "__args__", ())]:
-            if not (isinstance(part, type) and issubclass(part, BaseModel)):
-                continue
-            for each in value if isinstance(value, list) else [value]:
-                found += unknown_keys(each, part, f"{where}.{key}")
-    return found
-
-
 def test_serve_config():
-    from ray.serve.schema import ServeDeploySchema
-
     config = yaml.safe_load(document("RayService")["spec"]["serveConfigV2"])
-    assert unknown_keys(config, ServeDeploySchema, "serve") == []
-    ServeDeploySchema.model_validate(config)
+    assert list(find_faults(config)) == []
     (application,) = config["applications"]
     args = ServeConfig(**application["args"])
     assert args.port == config["http_options"]["port"]
-    module, name = application["import_path"].split(":")
-    assert callable(getattr(importlib.import_module(module), name))
     gpu = document("RayService")["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
     assert gpu["maxReplicas"] >= args.autoscaling.max_replicas
     limits = gpu["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -218,16 +200,41 @@ def test_serve_config():
     assert float(limits["nvidia.com/gpu"]) >= args.num_gpus
 
 
-@pytest.mark.parametrize(
-    "typo",
-    [{"aplications": []}, {"applications": [{"import_path": "a:b", "route_prefx": "/"}]},
-     {"applications": [{"import_path": "a:b", "deployments": [
-         {"name": "Colorizer", "max_ongoing_request": 4}]}]}],
-)  # fmt: skip
-def test_serve_config_check_finds_typos(typo):
-    from ray.serve.schema import ServeDeploySchema
+APPLICATION = {"import_path": "nurie_serve.app:build"}
 
-    assert len(unknown_keys(typo, ServeDeploySchema, "serve")) == 1
+
+@pytest.mark.parametrize(
+    ("document", "fault"),
+    [
+        ({"aplications": []}, "aplications: unknown key; did you mean applications?"),
+        ({**APPLICATION, "route_prefx": "/"}, "applications.0.route_prefx: unknown key"),
+        (
+            {**APPLICATION, "deployments": [{"name": "Colorizer", "max_ongoing_request": 4}]},
+            "applications.0.deployments.0.max_ongoing_request: unknown key; did you mean max_ong",
+        ),
+        ({**APPLICATION, "args": {"modell": "x"}}, "applications.0.args.modell: Extra inputs"),
+        ({**APPLICATION, "args": {"port": 0}}, "applications.0.args.port: Input should be"),
+        ({"import_path": "nurie_serve.app:bild"}, "applications.0.import_path: nurie_serve.app"),
+    ],
+)
+def test_deploy_file_check_names_the_fault(document, fault, tmp_path):
+    content = document if "aplications" in document else {"applications": [document]}
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=re.escape(f"serve.yaml: {fault}")):
+        check_deploy_file(tmp_path / "serve.yaml")
+
+
+@pytest.mark.parametrize("name", ["nano", "sdxl"])
+def test_written_deploy_file_is_the_same_application(name, tmp_path, capsys):
+    file = tmp_path / "serve.yaml"
+    config = ROOT / f"configs/serve/{name}.yaml"
+    assert main(["serve", str(config), "--write-deploy-file", str(file)]) == 0
+    (application,) = yaml.safe_load(file.read_text())["applications"]
+    assert ServeConfig(**application["args"]) == load_config(config)
+    assert main(["serve", "--check-deploy-file", str(file)]) == 0
+    file.write_text(file.read_text().replace("route_prefix", "route_prefx"))
+    assert main(["serve", "--check-deploy-file", str(file)]) == 2
+    assert "did you mean route_prefix?" in capsys.readouterr().err
 
 
 def test_train_job_runs_an_existing_command(monkeypatch):
