@@ -32,6 +32,7 @@ from nurie.inference.folder import (
     own_settings,
     save_pipeline_parts,
 )
+from nurie.inference.layers import LayeredPicture
 from nurie.inference.postprocess import finish, to_pictures
 from nurie.inference.reference_cache import ReferenceCache
 from nurie.inference.request import Prepared, as_list, prepare
@@ -58,10 +59,14 @@ class ColorizationOutput(BaseOutput):
     Args:
         images: RGB pictures.
         seeds: Seed of each.
+        layered: The same pictures in layers, for files that hold them.
+        controls: Every control as it was used, the model's own defaults filled in.
     """
 
     images: list[Image.Image]
     seeds: list[int]
+    layered: list[LayeredPicture]
+    controls: dict[str, Any]
 
 
 class ColorizationPipeline(DiffusionPipeline):
@@ -280,11 +285,16 @@ class ColorizationPipeline(DiffusionPipeline):
         images = to_pictures(decode_latents(self.vae, latents))
         self.maybe_free_model_hooks()
         keep_size = values["keep_size"] and values["height"] is None and values["width"] is None
-        finished = [
+        layered = [
             finish(image, picture, values["line_overlay"], keep_size)
             for image, picture in zip(images, pictures, strict=True)
         ]
-        return ColorizationOutput(images=finished, seeds=seeds)
+        return ColorizationOutput(
+            images=[picture.flatten() for picture in layered],
+            seeds=seeds,
+            layered=layered,
+            controls=values,
+        )
 
     def _values(self, controls: dict[str, Any]) -> dict[str, Any]:
         """Every control, checked, with this model's own sampling where nothing is said."""
