@@ -12,7 +12,7 @@ import nurie
 from nurie.config.serve import ServeConfig
 from nurie_serve import errors
 from nurie_serve.documents import ProblemDocument
-from nurie_serve.limits import BodyLimit, SecurityHeaders
+from nurie_serve.gate import guard
 from nurie_serve.routes import (
     batches,
     colorize,
@@ -46,8 +46,7 @@ def create_api(config: ServeConfig, colorizer: DeploymentHandle) -> FastAPI:
         redoc_url=None,
         lifespan=service.running,
     )
-    app.add_middleware(BodyLimit, max_bytes=config.limits.max_body_bytes)
-    app.add_middleware(SecurityHeaders)
+    guard(app, config)
     errors.install_handlers(app)
     for module in (colorize, jobs, events, batches, uploads, information, openai, kserve):
         app.include_router(module.router(service))

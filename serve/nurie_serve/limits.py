@@ -41,7 +41,7 @@ class BodyLimit:
     """ASGI middleware that stops reading a body at the limit.
 
     The declared length is refused at once; a body without one (chunked) is counted while it
-    arrives, because Ray Serve itself has no limit.
+    arrives, because Ray Serve itself has no limit. A key's own limit counts if it is smaller.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -53,7 +53,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = self._declared_length_problem(Headers(scope=scope))
+        key = scope.get("nurie.key")
+        most = min(self.max_bytes, (key and key.limits.max_body_bytes) or self.max_bytes)
+        refusal = _declared_length_problem(Headers(scope=scope), most)
         if refusal is not None:
             await refusal.response()(scope, receive, send)
             return
@@ -63,25 +65,28 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                raise self._too_large()
+            if received > most:
+                raise _too_large(most)
             return message
 
         await self.app(scope, counted_receive, send)
 
-    def _declared_length_problem(self, headers: Headers) -> Problem | None:
-        lengths = set(headers.getlist("content-length"))
-        if len(lengths) > 1 or any(not (n.isascii() and n.isdigit()) for n in lengths):
-            return Problem(
-                HTTPStatus.BAD_REQUEST, "bad_content_length", "Content-Length is not one number"
-            )
-        if any(int(length) > self.max_bytes for length in lengths):
-            return self._too_large()
-        return None
 
-    def _too_large(self) -> Problem:
+def _declared_length_problem(headers: Headers, max_bytes: int) -> Problem | None:
+    lengths = set(headers.getlist("content-length"))
+    if len(lengths) > 1 or any(not (n.isascii() and n.isdigit()) for n in lengths):
         return Problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            "body_too_large",
-            f"the request is larger than {self.max_bytes} bytes",
+            HTTPStatus.BAD_REQUEST, "bad_content_length", "Content-Length is not one number"
         )
+    # A number of more digits than any limit has would be slow to read.
+    if any(len(length) > 19 or int(length) > max_bytes for length in lengths):
+        return _too_large(max_bytes)
+    return None
+
+
+def _too_large(max_bytes: int) -> Problem:
+    return Problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "body_too_large",
+        f"the request is larger than {max_bytes} bytes",
+    )

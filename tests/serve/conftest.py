@@ -136,6 +136,7 @@ def config(tmp_path: Path) -> ServeConfig:
         jobs=JobsConfig(folder=str(tmp_path / "jobs")),
         batch_wait_timeout_s=0.0,
         max_queued_requests=8,
+        allowed_hosts=("testserver",),
     )
 
 
