@@ -65,7 +65,7 @@ class ImageDocument(Document):
     height: int
     """In pixels."""
     bytes: int
-    """Size of the PNG."""
+    """Size of what is kept: the picture and its layers."""
     sha256: str
     """Of the PNG."""
     url: str

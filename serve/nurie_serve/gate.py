@@ -19,9 +19,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nurie.config import keys
 from nurie.config.keys import ApiKey
-from nurie.config.serve import ServeConfig
+from nurie.config.serve import LimitsConfig, ServeConfig
+from nurie_serve.caller import ANYBODY, SCOPE_KEY, Caller
 from nurie_serve.errors import Problem
-from nurie_serve.keys import Keyring
+from nurie_serve.keys import Keyring, limits_of
 from nurie_serve.limits import BodyLimit, SecurityHeaders
 
 READING = ("GET", "HEAD", "OPTIONS")
@@ -52,7 +53,7 @@ def guard(app: FastAPI, config: ServeConfig) -> None:
     keyring = None if config.keys_file is None else Keyring(config.keys_file)
     # The last one added is the first that a request meets.
     app.add_middleware(BodyLimit, max_bytes=config.limits.max_body_bytes)
-    app.add_middleware(Authentication, keyring=keyring)
+    app.add_middleware(Authentication, keyring=keyring, limits=config.limits)
     app.add_middleware(OwnSite, hosts=config.hosts)
     app.add_middleware(StripOverrides)
     app.add_middleware(SecurityHeaders)
@@ -120,16 +121,16 @@ class OwnSite:
 class Authentication:
     """Lets requests with a key in that has the scope they need.
 
-    ``request.scope["nurie.key"]`` is the key, and None where keys are not asked for.
-
     Args:
         app: The application.
         keyring: The keys; None lets everybody do everything but administration.
+        limits: The server's own.
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring | None) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring | None, limits: LimitsConfig) -> None:
         self.app = app
         self.keyring = keyring
+        self.limits = limits
         self.attempts = WrongKeys()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,7 +143,10 @@ class Authentication:
         except Problem as problem:
             await problem.response()(scope, receive, send)
             return
-        await self.app({**scope, "nurie.key": key}, receive, send)
+        caller = Caller(ANYBODY, self.limits)
+        if key is not None:
+            caller = Caller(key.name, limits_of(key, self.limits), key.limits.max_active)
+        await self.app({**scope, SCOPE_KEY: caller}, receive, send)
 
     def _key(self, scope: Scope) -> ApiKey | None:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)

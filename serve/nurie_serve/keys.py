@@ -104,10 +104,8 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def limits_of(key: ApiKey | None, server: LimitsConfig) -> LimitsConfig:
+def limits_of(key: ApiKey, server: LimitsConfig) -> LimitsConfig:
     """What requests with a key may ask for: the smaller of its own limits and the server's."""
-    if key is None:
-        return server
     own = {
         name: min(value, getattr(server, name))
         for name, value in key.limits

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nurie_serve.caller import SCOPE_KEY
 from nurie_serve.errors import Problem
 
 SECURITY_HEADERS = {
@@ -41,7 +42,7 @@ class BodyLimit:
     """ASGI middleware that stops reading a body at the limit.
 
     The declared length is refused at once; a body without one (chunked) is counted while it
-    arrives, because Ray Serve itself has no limit. A key's own limit counts if it is smaller.
+    arrives, because Ray Serve itself has no limit. A caller's own limit counts.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -53,8 +54,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        key = scope.get("nurie.key")
-        most = min(self.max_bytes, (key and key.limits.max_body_bytes) or self.max_bytes)
+        caller = scope.get(SCOPE_KEY)
+        most = self.max_bytes if caller is None else caller.limits.max_body_bytes
         refusal = _declared_length_problem(Headers(scope=scope), most)
         if refusal is not None:
             await refusal.response()(scope, receive, send)

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 
 from nurie.config.serve import LimitsConfig, ServeConfig
 from nurie_serve import errors, gate
+from nurie_serve.caller import ANYBODY, SCOPE_KEY
 from nurie_serve.gate import MAX_WRONG_KEYS, guard
 from nurie_serve.keys import add_key, revoke_key
 from nurie_serve.limits import SECURITY_HEADERS
@@ -28,9 +29,9 @@ def guarded(config: ServeConfig) -> TestClient:
     errors.install_handlers(app)
 
     async def tell(request: Request) -> dict:
-        key = request.scope["nurie.key"]
+        caller = request.scope[SCOPE_KEY]
         body = await request.body()
-        return {"name": key and key.name, "headers": dict(request.headers), "bytes": len(body)}
+        return {"name": caller.name, "headers": dict(request.headers), "bytes": len(body)}
 
     for path in PATHS:
         app.add_api_route(path, tell, methods=["GET", "POST", "DELETE"])
@@ -87,7 +88,7 @@ def test_the_page_and_health_need_no_key(file: Path) -> None:
     add_key(file, "studio")
     client = guarded(ServeConfig(keys_file=file))
     for path in ("/", "/web/app.js", "/healthz"):
-        assert client.get(path).json()["name"] is None
+        assert client.get(path).json()["name"] == ANYBODY
     check(client.get("/v1/options"), 401, "key_missing")
 
 
@@ -190,7 +191,7 @@ def test_a_keys_own_limit_of_bodies(file: Path) -> None:
 
 def test_without_keys_nobody_administers() -> None:
     client = guarded(ServeConfig())
-    assert client.post("/v1/colorize").json()["name"] is None
+    assert client.post("/v1/colorize").json()["name"] == ANYBODY
     check(client.get("/v1/keys"), 403, "no_keys")
 
 

@@ -19,7 +19,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 class KeyLimits(ConfigModel):
     """What a key may ask for; the server's own limits hold as well, and alone where one is null."""
 
-    max_queued: int | None = Field(default=None, ge=1)
+    max_active: int | None = Field(default=None, ge=1)
     """Most jobs of the key that wait or run at once."""
     max_body_bytes: int | None = Field(default=None, ge=1024)
     """Largest request body."""

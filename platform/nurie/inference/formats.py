@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nurie.inference.layers import LayeredPicture
-from nurie.inference.openraster import png, write_openraster
-from nurie.inference.recipe import Recipe
+from nurie.inference.openraster import merged_png, png, read_openraster, write_openraster
+from nurie.inference.recipe import Recipe, read_recipe
 
 Writer = Callable[[LayeredPicture, bytes | None], bytes]
 _ALIASES = {"jpg": "jpeg"}
@@ -78,6 +78,25 @@ def encode(picture: LayeredPicture, file_format: Format, recipe: Recipe | None) 
     if file_format.name == "webp" and max(picture.colours.size) > _MAX_WEBP_SIDE:
         raise FormatError(f"webp holds at most {_MAX_WEBP_SIDE} pixels a side; use png")
     return file_format.write(picture, None if recipe is None else recipe.to_xmp())
+
+
+def convert(openraster: bytes, file_format: Format, metadata: bool) -> bytes:
+    """Make another file of an OpenRaster file that :func:`encode` wrote.
+
+    Args:
+        openraster: The file; not one of strangers.
+        file_format: The kind of file wanted.
+        metadata: Whether the settings are in it.
+
+    Raises:
+        FormatError: If the format cannot hold so large a picture.
+    """
+    if metadata and file_format.name == "ora":
+        return openraster
+    if metadata and file_format.name == "png":
+        return merged_png(openraster)
+    recipe = read_recipe(openraster) if metadata else None
+    return encode(read_openraster(openraster), file_format, recipe)
 
 
 def _png(picture: LayeredPicture, xmp: bytes | None) -> bytes:

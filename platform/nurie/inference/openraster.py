@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import zipfile
+from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from nurie.inference.layers import Layer, LayeredPicture
+from nurie.inference.layers import COLOUR, LINE, MASK, Layer, LayeredPicture
 
 _THUMBNAIL_SIDE = 256
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -43,6 +44,30 @@ def write_openraster(picture: LayeredPicture, xmp: bytes | None = None) -> bytes
     return buffer.getvalue()
 
 
+def read_openraster(data: bytes) -> LayeredPicture:
+    """Read a file that :func:`write_openraster` wrote; not for files of strangers."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        stack = ElementTree.fromstring(archive.read("stack.xml"))
+        images = {
+            name: Image.open(io.BytesIO(archive.read(f"data/{name}.png")))
+            for name in (COLOUR, LINE, MASK)
+        }
+        (line,) = (layer for layer in stack.iter("layer") if layer.get("name") == LINE)
+        shown = line.get("visibility") == "visible"
+        return LayeredPicture(
+            images[COLOUR].convert("RGB"),
+            images[LINE].convert("L"),
+            images[MASK].convert("L"),
+            float(line.attrib["opacity"]) if shown else 0.0,
+        )
+
+
+def merged_png(data: bytes) -> bytes:
+    """The flat picture inside a file that :func:`write_openraster` wrote, as a PNG file."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return archive.read("mergedimage.png")
+
+
 def png(image: Image.Image, xmp: bytes | None = None) -> bytes:
     """A PNG file, with metadata if given."""
     texts = PngInfo()
@@ -56,7 +81,7 @@ def png(image: Image.Image, xmp: bytes | None = None) -> bytes:
 def _stack(layers: tuple[Layer, ...], size: tuple[int, int]) -> bytes:
     lines = [
         f'<layer name={quoteattr(layer.name)} src="data/{layer.name}.png" x="0" y="0" '
-        f'opacity="{layer.opacity:g}" visibility="{"visible" if layer.visible else "hidden"}" '
+        f'opacity="{layer.opacity!r}" visibility="{"visible" if layer.visible else "hidden"}" '
         f'composite-op="svg:{"multiply" if layer.blend == "multiply" else "src-over"}"/>'
         for layer in layers
     ]

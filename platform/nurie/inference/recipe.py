@@ -10,7 +10,6 @@ import html
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -70,15 +69,13 @@ class Recipe(BaseModel):
         return _PACKET.format(version=self.version, recipe=text).encode()
 
 
-def model_label(reference: str, folder: Path, digest: str) -> str:
-    """What a recipe and the server call a model: its name and the start of its digest.
+def model_label(name: str, digest: str) -> str:
+    """What recipes and the server call a model.
 
     Args:
-        reference: What was asked for: a folder or a ``models:/`` reference.
-        folder: Where it lies.
+        name: Of its folder, or its ``models:/`` reference.
         digest: SHA-256 of its manifest.
     """
-    name = reference if reference.startswith("models:/") else folder.name
     return f"{name} sha256:{digest[:12]}"
 
 

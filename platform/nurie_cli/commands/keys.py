@@ -2,7 +2,7 @@
 
 Examples:
   nurie keys add studio --file keys.yaml
-  nurie keys add guest --file keys.yaml --days 7 --max-queued 2 --max-inference-steps 20
+  nurie keys add guest --file keys.yaml --days 7 --max-active 2 --max-inference-steps 20
   nurie keys list --file keys.yaml
   nurie keys revoke guest --file keys.yaml
   nurie serve --keys-file keys.yaml

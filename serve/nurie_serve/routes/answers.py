@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from nurie.inference.formats import FORMATS
 from nurie_serve import errors
 from nurie_serve.documents import JobDocument
 
@@ -24,6 +25,13 @@ _MEANINGS = {
 }
 
 PICTURE = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
+
+FILE = {
+    "content": {
+        each.media_type: {"schema": {"type": "string", "format": "binary"}}
+        for each in FORMATS.values()
+    }
+}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
