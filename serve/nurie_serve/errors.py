@@ -216,6 +216,20 @@ def _disk_is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+_EXPECTED = (
+    Problem,
+    ImageError,
+    ControlError,
+    FormatError,
+    RequestValidationError,
+    HTTPException,
+    QueueFull,
+    OwnerBusy,
+    KeyConflict,
+    StorageFull,
+)
+
+
 def install_handlers(app: FastAPI) -> None:
     """Answer every exception of the application with a problem document."""
 
@@ -226,14 +240,7 @@ def install_handlers(app: FastAPI) -> None:
             logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return problem.response()
 
-    kinds = (
-        Problem,
-        ImageError,
-        ControlError,
-        FormatError,
-        RequestValidationError,
-        HTTPException,
-        Exception,
-    )
-    for kind in kinds:
+    # Exception alone would do, but what it answers is also raised again, into the log.
+    for kind in _EXPECTED:
         app.add_exception_handler(kind, answer)
+    app.add_exception_handler(Exception, answer)

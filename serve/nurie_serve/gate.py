@@ -44,13 +44,8 @@ WRONG_KEYS_PERIOD_S = 60.0
 _MAX_ADDRESSES = 10_000
 
 
-def guard(app: FastAPI, config: ServeConfig) -> None:
-    """Put everything of this module around an application, and the limits of bodies.
-
-    Raises:
-        ConfigError: If the file of keys is missing or wrong.
-    """
-    keyring = None if config.keys_file is None else Keyring(config.keys_file)
+def guard(app: FastAPI, config: ServeConfig, keyring: Keyring | None) -> None:
+    """Put everything of this module around an application, and the limits of bodies."""
     # The last one added is the first that a request meets.
     app.add_middleware(BodyLimit, max_bytes=config.limits.max_body_bytes)
     app.add_middleware(Authentication, keyring=keyring, limits=config.limits)

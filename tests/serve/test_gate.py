@@ -14,7 +14,7 @@ from nurie.config.serve import LimitsConfig, ServeConfig
 from nurie_serve import errors, gate
 from nurie_serve.caller import ANYBODY, SCOPE_KEY
 from nurie_serve.gate import MAX_WRONG_KEYS, guard
-from nurie_serve.keys import add_key, revoke_key
+from nurie_serve.keys import Keyring, add_key, revoke_key
 from nurie_serve.limits import SECURITY_HEADERS
 from nurie_serve.proxy import middleware
 
@@ -25,7 +25,7 @@ BASE = "http://127.0.0.1:8000"
 def guarded(config: ServeConfig) -> TestClient:
     """An application that tells who asked, with which headers."""
     app = FastAPI(openapi_url=None)
-    guard(app, config)
+    guard(app, config, Keyring(config.keys_file) if config.keys_file else None)
     errors.install_handlers(app)
 
     async def tell(request: Request) -> dict:

@@ -307,6 +307,15 @@ class JobStore:
             age_s = 0.0 if since is None else max(0.0, time.time() - since)
             return count_jobs(session), age_s, kept_bytes(session)
 
+    def counts_by_owner(self) -> dict[str, dict[str, int]]:
+        """Jobs by owner and status."""
+        query = select(Job.owner, Job.status, func.count()).group_by(Job.owner, Job.status)
+        found: dict[str, dict[str, int]] = {}
+        with self.reading.begin() as session:
+            for owner, status, count in session.execute(query):
+                found.setdefault(owner, {})[status] = count
+        return found
+
     def counts(self) -> dict[str, int]:
         """Jobs by status, of all owners."""
         with self.reading.begin() as session:

@@ -14,6 +14,8 @@ _PROBLEM = {"content": {errors.MEDIA_TYPE: {"schema": {"$ref": "#/components/sch
 
 _MEANINGS = {
     400: "the body is missing or broken",
+    401: "a key is missing, wrong or has ended",
+    403: "the key's scope does not allow this",
     404: "there is no such thing, or it is somebody else's",
     409: "the Idempotency-Key stands for another request",
     413: "the body or a picture is too large",
