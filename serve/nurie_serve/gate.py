@@ -74,7 +74,7 @@ class StripOverrides:
 
 
 class OwnSite:
-    """Refuses what the page of another site sends, and addresses that are not this server's.
+    """Refuses what the page of another site sends, and addresses that cannot be this server's.
 
     Without keys this is what keeps web pages that a person visits away from the endpoint on their
     own machine: a page cannot forge ``Host``, ``Origin`` and ``Sec-Fetch-Site``.
@@ -97,6 +97,9 @@ class OwnSite:
         await self.app(scope, receive, send)
 
     def _problem(self, scope: Scope) -> Problem | None:
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            # Some databases have no such character.
+            return Problem(HTTPStatus.NOT_FOUND, "not_found", "no name here has a NUL character")
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self.hosts and _name_of(f"//{host}") not in self.hosts:
