@@ -146,7 +146,7 @@ def config(tmp_path: Path) -> ServeConfig:
         jobs=JobsConfig(folder=str(tmp_path / "jobs")),
         batch_wait_timeout_s=0.0,
         max_queued_requests=8,
-        allowed_hosts=("testserver",),
+        allowed_hosts=("testserver", "127.0.0.1"),
     )
 
 
