@@ -15,9 +15,8 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from nurie.config.serve import ServeConfig
-from nurie.inference.formats import encode, find_format
+from nurie.inference.formats import convert, encode, find_format
 from nurie.inference.layers import LayeredPicture
-from nurie.inference.openraster import merged_png
 from nurie.inference.recipe import Recipe
 from nurie_serve import errors
 from nurie_serve.jobs.replicas import ReplicaBoard, Reporter
@@ -84,7 +83,8 @@ class Made:
     def encode(self) -> NewImage:
         """The file that is kept; every other format is made of it."""
         data = encode(self.picture, find_format("ora"), self.recipe)
-        digest = hashlib.sha256(merged_png(data)).hexdigest()
+        plain = convert(data, find_format("png"), metadata=False)
+        digest = hashlib.sha256(plain).hexdigest()
         return NewImage(data, self.recipe.seed, *self.picture.colours.size, digest)
 
 

@@ -67,7 +67,7 @@ class ImageDocument(Document):
     bytes: int
     """Size of what is kept: the picture and its layers."""
     sha256: str
-    """Of the PNG."""
+    """Of the PNG without its settings (``metadata=0``): the same seed gives the same."""
     url: str
     """Where to get it."""
 

@@ -39,6 +39,8 @@ OVERRIDES = frozenset(
     }
 )
 """Headers that tell Ray Serve how to treat a request; that is not for visitors to say."""
+REQUEST_ID = b"x-request-id"
+"""Ray Serve fails on one that is not ASCII, with a status of 500."""
 MAX_WRONG_KEYS = 20
 WRONG_KEYS_PERIOD_S = 60.0
 _MAX_ADDRESSES = 10_000
@@ -68,6 +70,7 @@ class StripOverrides:
                 (name, value)
                 for name, value in scope["headers"]
                 if name.lower().replace(b"_", b"-") not in OVERRIDES
+                and not (name.lower() == REQUEST_ID and not value.isascii())
             ]
             scope = {**scope, "headers": kept}
         await self.app(scope, receive, send)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
+from ray.serve._private import http_util
+from ray.serve.config import HTTPOptions
 from starlette.middleware import Middleware
 
 from nurie.config.serve import LimitsConfig, ServeConfig
@@ -17,6 +19,7 @@ from nurie_serve.gate import MAX_WRONG_KEYS, guard
 from nurie_serve.keys import Keyring, add_key, revoke_key
 from nurie_serve.limits import SECURITY_HEADERS
 from nurie_serve.proxy import middleware
+from nurie_serve.run import ENVIRONMENT
 
 PATHS = ("/", "/web/app.js", "/healthz", "/v1/options", "/v1/colorize", "/v1/keys", "/v1/keys/x")
 BASE = "http://127.0.0.1:8000"
@@ -250,6 +253,21 @@ def test_headers_that_override_limits_are_taken_away(name: str) -> None:
     seen = guarded(ServeConfig()).get("/", headers=headers).json()["headers"]
     assert "x-other" in seen
     assert name.lower() not in seen
+
+
+def test_names_of_requests_that_ray_serve_cannot_read() -> None:
+    client = guarded(ServeConfig())
+    for value, kept in ((b"panel-17", True), (b"\xff\xfe", False)):
+        seen = client.get("/", headers={"X-Request-Id": value}).json()["headers"]
+        assert ("x-request-id" in seen) == kept
+
+
+def test_ray_serve_takes_the_middleware(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+    # Proxies read it when they start.
+    monkeypatch.setattr(http_util, name, ENVIRONMENT[name])
+    options = http_util.configure_http_middlewares(HTTPOptions())
+    assert [each.cls.__name__ for each in options.middlewares] == ["HideRoutes", "StripOverrides"]
 
 
 def test_a_proxy_does_the_same_and_hides_its_routes() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from psd_tools import PSDImage
 
-from nurie.inference.formats import FORMATS, FormatError, encode, find_format, format_of
+from nurie.inference.formats import FORMATS, FormatError, convert, encode, find_format, format_of
 from nurie.inference.images import decode_image
 from nurie.inference.layers import Layer, LayeredPicture
 from nurie.inference.recipe import Recipe, RecipeError, read_recipe
@@ -148,6 +148,15 @@ def test_settings_come_back(name: str) -> None:
     assert read_recipe(data) == RECIPE
     assert type(read_recipe(data).controls["keep_size"]) is bool
     assert encode(picture(), FORMATS[name], RECIPE) == data
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("metadata", [True, False])
+def test_every_file_is_made_of_the_openraster_file(name: str, metadata: bool) -> None:
+    made = picture(line_overlay=1 / 3)
+    kept = encode(made, find_format("ora"), RECIPE)
+    direct = encode(made, FORMATS[name], RECIPE if metadata else None)
+    assert convert(kept, FORMATS[name], metadata) == direct
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nurie.inference.layers import LayeredPicture
-from nurie.inference.openraster import merged_png, png, read_openraster, write_openraster
+from nurie.inference.openraster import (
+    merged_png,
+    png,
+    read_openraster,
+    without_texts,
+    write_openraster,
+)
 from nurie.inference.recipe import Recipe, read_recipe
 
 Writer = Callable[[LayeredPicture, bytes | None], bytes]
@@ -93,8 +99,9 @@ def convert(openraster: bytes, file_format: Format, metadata: bool) -> bytes:
     """
     if metadata and file_format.name == "ora":
         return openraster
-    if metadata and file_format.name == "png":
-        return merged_png(openraster)
+    if file_format.name == "png":
+        flat = merged_png(openraster)
+        return flat if metadata else without_texts(flat)
     recipe = read_recipe(openraster) if metadata else None
     return encode(read_openraster(openraster), file_format, recipe)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
@@ -12,7 +11,6 @@ from typing import Any, Self, cast
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from transformers import CLIPVisionModelWithProjection
@@ -32,8 +30,7 @@ from nurie.inference.folder import (
     own_settings,
     save_pipeline_parts,
 )
-from nurie.inference.layers import LayeredPicture
-from nurie.inference.postprocess import finish, to_pictures
+from nurie.inference.postprocess import ColorizationOutput, finish, to_pictures
 from nurie.inference.reference_cache import ReferenceCache
 from nurie.inference.request import Prepared, as_list, prepare
 from nurie.inference.sampling import Guidance, KeptBackground, denoise
@@ -50,23 +47,6 @@ from nurie.models.unet import ColorizationUNet
 
 StepCallback = Callable[["ColorizationPipeline", int, torch.Tensor, dict[str, torch.Tensor]], Any]
 MAX_SEED = 2**32 - 1
-
-
-@dataclass
-class ColorizationOutput(BaseOutput):
-    """Result of a call.
-
-    Args:
-        images: RGB pictures.
-        seeds: Seed of each.
-        layered: The same pictures in layers, for files that hold them.
-        controls: Every control as it was used, the model's own defaults filled in.
-    """
-
-    images: list[Image.Image]
-    seeds: list[int]
-    layered: list[LayeredPicture]
-    controls: dict[str, Any]
 
 
 class ColorizationPipeline(DiffusionPipeline):

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
+from diffusers.utils import BaseOutput
 from PIL import Image
 
 from nurie.inference.layers import LayeredPicture
 from nurie.inference.request import Prepared
+
+
+@dataclass
+class ColorizationOutput(BaseOutput):
+    """Result of a call.
+
+    Args:
+        images: RGB pictures.
+        seeds: Seed of each.
+        layered: The same pictures in layers, for files that hold them.
+        controls: Every control as it was used, the model's own defaults filled in.
+    """
+
+    images: list[Image.Image]
+    seeds: list[int]
+    layered: list[LayeredPicture]
+    controls: dict[str, Any]
 
 
 def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:

@@ -56,7 +56,7 @@ class NewImage:
         seed: Its seed.
         width: In pixels.
         height: In pixels.
-        sha256: Of the PNG that visitors get (None: of the file).
+        sha256: Of the PNG without settings (None: of the file).
     """
 
     data: bytes
