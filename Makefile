@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export RAY_TRAIN_HEALTH_CHECK_INTERVAL_S ?= 0.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lint types imports unit bench bench-gpu clean
+.PHONY: help setup demo test check format lint types imports unit bench bench-gpu fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
@@ -61,6 +61,10 @@ bench-gpu: setup ## speed and memory of the sdxl preset on one GPU, with random 
 
 bench: setup ## speed of what the method saves, as ratios of CPU time
 	$(BIN)/python -m benchmarks
+
+fuzz: setup ## 10 000 damaged pictures against the endpoint
+	NURIE_MUTATIONS=10000 $(BIN)/python -m pytest -s --timeout 1800 \
+	  tests/serve/test_hostile.py -k damaged
 
 clean: ## remove what the demo and training made (data, runs, MLflow store)
 	rm -rf data runs .demo mlruns mlartifacts mlflow.db

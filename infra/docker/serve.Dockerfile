@@ -34,8 +34,11 @@ ENV NURIE_CACHE=/opt/nurie/cache \
     RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S=1 \
     RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S=2 \
     RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60 \
+    RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=nurie_serve.proxy:middleware \
     OMP_WAIT_POLICY=PASSIVE \
     PYTHONUNBUFFERED=1
 USER 1000
 EXPOSE 8000
-CMD ["nurie", "serve", "configs/serve/nano.yaml", "--host", "0.0.0.0", "--model", "assets/nano"]
+# Keys are mounted (nurie keys add NAME --file keys.yaml); without any it refuses to start.
+CMD ["nurie", "serve", "configs/serve/nano.yaml", "--host", "0.0.0.0", "--model", "assets/nano", \
+     "--keys-file", "/etc/nurie/keys.yaml"]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nurie.inference.formats import encode, format_of
+from nurie.inference.recipe import Recipe, model_label
 from nurie_cli.sketches import Task
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+
+    from nurie.inference.pipeline import ColorizationPipeline
 
 
 def colorize(
@@ -22,6 +27,8 @@ def colorize(
     tracking_uri: str,
     device: str | None,
     low_memory: bool,
+    metadata: bool,
+    restored: Recipe | None,
 ) -> int:
     """Make pictures one after the other and return the exit code.
 
@@ -33,6 +40,8 @@ def colorize(
         tracking_uri: MLflow store of the latter.
         device: Where to compute; None takes the best.
         low_memory: Decode in tiles, keep one part of the model on the GPU.
+        metadata: Whether the settings are in the files.
+        restored: The recipe whose settings these are, if there is one.
     """
     if not tasks:
         print("nothing to do: every picture is there")
@@ -40,27 +49,39 @@ def colorize(
     first = {task.sketch: _read(task.sketch, "sketch") for task in tasks[:1]}
     shared = {name: [_read(Path(file), name)] for name, file in extra.items()}
     references = {task.reference: _read(task.reference, "reference") for task in tasks}
+    pipe, label = _load(model, tracking_uri, device, low_memory)
+    if restored and restored.model.split()[-1] != label.split()[-1]:
+        print(f"note: the settings are those of a picture by {restored.model}", file=sys.stderr)
+    for number, task in enumerate(tasks, 1):
+        sketch = first.get(task.sketch) or _read(task.sketch, "sketch")
+        result = pipe(sketch=[sketch], reference=[references[task.reference]], **shared, **controls)
+        task.output.parent.mkdir(parents=True, exist_ok=True)
+        recipe = Recipe.of(label, result.seeds[0], result.controls) if metadata else None
+        task.output.write_bytes(encode(result.layered[0], format_of(task.output), recipe))
+        count = f"{number}/{len(tasks)} " if len(tasks) > 1 else ""
+        print(f"{count}{task.output} (seed {result.seeds[0]})", flush=True)
+    return 0
+
+
+def _load(
+    model: str, tracking_uri: str, device: str | None, low_memory: bool
+) -> tuple[ColorizationPipeline, str]:
+    """The model on its device, and its name with the digest."""
+    from nurie.checkpoints.manifest import manifest_digest
     from nurie.inference.pipeline import ColorizationPipeline
     from nurie.tracking.registry import resolve_model
 
     place, dtype = _device(device)
-    pipe = ColorizationPipeline.from_pretrained(
-        resolve_model(model, tracking_uri), torch_dtype=dtype
-    )
+    folder = resolve_model(model, tracking_uri)
+    pipe = ColorizationPipeline.from_pretrained(folder, torch_dtype=dtype)
     if low_memory:
         pipe.enable_vae_tiling()
     if low_memory and place.type != "cpu":
         pipe.enable_model_cpu_offload(device=place)
     else:
         pipe.to(place)
-    for number, task in enumerate(tasks, 1):
-        sketch = first.get(task.sketch) or _read(task.sketch, "sketch")
-        result = pipe(sketch=[sketch], reference=[references[task.reference]], **shared, **controls)
-        task.output.parent.mkdir(parents=True, exist_ok=True)
-        result.images[0].save(task.output, format="PNG")
-        count = f"{number}/{len(tasks)} " if len(tasks) > 1 else ""
-        print(f"{count}{task.output} (seed {result.seeds[0]})", flush=True)
-    return 0
+    name = model if model.startswith("models:/") else folder.name
+    return pipe, model_label(name, manifest_digest(folder))
 
 
 def _device(name: str | None) -> tuple[torch.device, torch.dtype]:

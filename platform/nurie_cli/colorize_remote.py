@@ -20,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from nurie.inference.formats import format_of
 from nurie_cli.sketches import Task
 from nurie_serve.client import Client, Event, Picture, ServerError
 
@@ -35,6 +36,7 @@ def colorize(
     controls: dict[str, Any],
     server: str,
     key_file: str | None,
+    metadata: bool = True,
 ) -> int:
     """Let a server make pictures and return the exit code: 1 if some could not be made.
 
@@ -44,6 +46,7 @@ def colorize(
         controls: Those that were given.
         server: Its address.
         key_file: File of the API key; None takes it from the environment.
+        metadata: Whether the settings are in the files.
 
     Raises:
         ServerError: If the server does not answer.
@@ -63,7 +66,7 @@ def colorize(
         file: client.upload(file).upload_id if several else file for file in files
     }
     with _progress() as progress:
-        crew = Crew(client, references, shared, progress, len(tasks))
+        crew = Crew(client, references, shared, progress, len(tasks), metadata)
         failures = crew.make(tasks)
     for task, error in failures:
         print(f"error: {task.sketch}: {error}", file=sys.stderr)
@@ -81,6 +84,7 @@ class Crew:
         shared: Controls and pictures of all tasks.
         progress: Where progress is shown.
         count: Number of pictures.
+        metadata: Whether the settings are in the files.
     """
 
     def __init__(
@@ -90,8 +94,10 @@ class Crew:
         shared: dict[str, Any],
         progress: Progress,
         count: int,
+        metadata: bool,
     ) -> None:
         self._client = client
+        self._metadata = metadata
         self._references = references
         self._shared = shared
         self._progress = progress
@@ -128,7 +134,8 @@ class Crew:
         finally:
             self._running.discard(job.id)
             self._progress.remove_task(row)
-        data = self._client.image(done)
+        wanted = format_of(task.output).name
+        data = self._client.image(done, image_format=wanted, metadata=self._metadata)
         task.output.parent.mkdir(parents=True, exist_ok=True)
         task.output.write_bytes(data)
         return f"{task.output} (seed {done.images[0].seed})"

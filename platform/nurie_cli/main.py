@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "measure a model on unseen pictures",
     "colorize": "colour one sketch with a reference picture",
     "serve": "start the HTTP endpoint and the page",
+    "keys": "make, list and revoke API keys of the endpoint",
     "submit": "run any of these commands as a job on a Ray cluster",
     "models": "list, register, promote and verify models; train the frozen parts",
     "config": "show and check configuration files",

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nurie.inference.formats import FORMATS
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -18,7 +20,7 @@ class Task:
     Args:
         sketch: Line drawing.
         reference: Picture whose colours are taken.
-        output: PNG to write.
+        output: File to write.
     """
 
     sketch: Path
@@ -27,14 +29,20 @@ class Task:
 
 
 def plan(
-    sketches: Sequence[str], references: Sequence[str], output: str, *, skip_existing: bool
+    sketches: Sequence[str],
+    references: Sequence[str],
+    output: str,
+    ending: str = "png",
+    *,
+    skip_existing: bool,
 ) -> list[Task]:
     """Every sketch with every reference, and where the result goes.
 
     Args:
         sketches: Files, folders (their pictures) and patterns.
         references: Files.
-        output: A PNG file for one picture; else a folder, with names made of the sketches'.
+        output: A file for one picture; else a folder, with names made of the sketches'.
+        ending: Of the names in a folder.
         skip_existing: Leave out pictures that are there.
 
     Raises:
@@ -45,13 +53,19 @@ def plan(
     target = Path(output)
     if len(found) * len(colours) == 1 and not target.is_dir() and target.suffix:
         tasks = [Task(found[0], colours[0], target)]
-    elif target.suffix.lower() in SUFFIXES:
+    elif target.suffix.lower() in (*SUFFIXES, *(f".{name}" for name in FORMATS)):
         count = len(found) * len(colours)
         raise ValueError(f"--output: {output} is one file for {count} pictures; name a folder")
     else:
         several = len(colours) > 1
         tasks = [
-            Task(s, r, target / (f"{s.stem}-{r.stem}.png" if several else f"{s.stem}.png"))
+            Task(
+                s,
+                r,
+                target / f"{s.stem}-{r.stem}.{ending}"
+                if several
+                else target / f"{s.stem}.{ending}",
+            )
             for s in found
             for r in colours
         ]

@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from nurie.config.serve import LimitsConfig
 from nurie.inference.controls import ControlError
+from nurie_serve.caller import Caller
 from nurie_serve.documents import BatchDocument, BatchItem, ProblemDocument
 from nurie_serve.errors import to_problem
 from nurie_serve.form import batch_key, check_other_side
@@ -70,12 +70,10 @@ class BatchStore:
 
     Args:
         store: The job store.
-        limits: What may be asked for.
     """
 
-    def __init__(self, store: JobStore, limits: LimitsConfig) -> None:
+    def __init__(self, store: JobStore) -> None:
         self._store = store
-        self._limits = limits
 
     def find_repeated(self, owner: str, key: str, fingerprint: str) -> Batch | None:
         """The batch that an idempotency key stands for.
@@ -90,15 +88,16 @@ class BatchStore:
             raise KeyConflict(key)
         return batch
 
-    def submit(self, owner: str, asked: AskedBatch) -> Batch:
+    def submit(self, caller: Caller, asked: AskedBatch) -> Batch:
         """Accept a batch; items that cannot be made are refused alone.
 
         Raises:
             QueueFull: If too few places are free.
+            OwnerBusy: If the caller would have too many jobs.
             KeyConflict: If the idempotency key stands for something else.
         """
-        batch_id = new_id("batch")
-        items, jobs = self._plan(owner, asked, batch_id)
+        owner, batch_id = caller.name, new_id("batch")
+        items, jobs = self._plan(caller, asked, batch_id)
         try:
             with self._store.writing.begin() as session:
                 accepted = iter(self._store.accept(session, jobs))
@@ -132,7 +131,7 @@ class BatchStore:
         return batch, {snapshot.job.id: snapshot for snapshot in snapshots}
 
     def _plan(
-        self, owner: str, asked: AskedBatch, batch_id: str
+        self, caller: Caller, asked: AskedBatch, batch_id: str
     ) -> tuple[list[dict[str, Any]], list[NewJob]]:
         items: list[dict[str, Any]] = []
         jobs: list[NewJob] = []
@@ -141,7 +140,7 @@ class BatchStore:
                 for wanted in asked.seeds:
                     seed = secrets.randbelow(2**32) if wanted is None else wanted
                     params = {**asked.values, "seed": seed}
-                    error = self._problem(sketch, reference, params)
+                    error = _problem(sketch, reference, params, caller.limits.max_side)
                     items.append(
                         {
                             "sketch": sketch.name,
@@ -152,20 +151,8 @@ class BatchStore:
                         }
                     )
                     if error is None:
-                        jobs.append(_new_job(owner, sketch, reference, params, asked, batch_id))
+                        jobs.append(_new_job(caller, sketch, reference, params, asked, batch_id))
         return items, jobs
-
-    def _problem(
-        self, sketch: Source, reference: Source, params: dict[str, Any]
-    ) -> dict[str, Any] | None:
-        if sketch.error or reference.error:
-            return sketch.error or reference.error
-        assert sketch.size is not None
-        try:
-            check_other_side(sketch.size, params, self._limits.max_side)
-        except ControlError as error:
-            return to_problem(error).document()
-        return None
 
 
 def batch_document(batch: Batch, snapshots: dict[str, Snapshot]) -> BatchDocument:
@@ -198,8 +185,22 @@ def file_name(item: BatchItem, suffix: str) -> str:
     )
 
 
+def _problem(
+    sketch: Source, reference: Source, params: dict[str, Any], max_side: int
+) -> dict[str, Any] | None:
+    """Why an item cannot be made."""
+    if sketch.error or reference.error:
+        return sketch.error or reference.error
+    assert sketch.size is not None
+    try:
+        check_other_side(sketch.size, params, max_side)
+    except ControlError as error:
+        return to_problem(error).document()
+    return None
+
+
 def _new_job(
-    owner: str,
+    caller: Caller,
     sketch: Source,
     reference: Source,
     params: dict[str, Any],
@@ -210,12 +211,13 @@ def _new_job(
     inputs = {"sketch": sketch.picture_id, "reference": reference.picture_id}
     sizes = {"sketch": sketch.size, "reference": reference.size}
     return NewJob(
-        owner=owner,
+        owner=caller.name,
         params=params,
         inputs=inputs,
         batch_key=batch_key(sizes, params),
         fingerprint=asked.fingerprint,
         priority=PRIORITY,
+        max_active=caller.max_active,
         batch_id=batch_id,
     )
 

@@ -215,16 +215,25 @@ class Client:
         """Delete a job and its pictures."""
         self._call("DELETE", f"/v1/jobs/{_id(job)}")
 
-    def image(self, job: JobDocument | str, number: int = 0, image_format: str = "png") -> bytes:
+    def image(
+        self,
+        job: JobDocument | str,
+        number: int = 0,
+        image_format: str = "png",
+        metadata: bool = True,
+    ) -> bytes:
         """A finished picture.
 
         Args:
             job: The job or its id.
             number: Which of its pictures.
             image_format: One of ``formats`` of ``options``.
+            metadata: Whether the settings are in the file.
         """
         path = f"/v1/jobs/{_id(job)}/images/{number}"
-        return self._call("GET", path, params={"format": image_format}).content
+        return self._call(
+            "GET", path, params={"format": image_format, "metadata": int(metadata)}
+        ).content
 
     def submit_batch(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import io
 import time
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from nurie.config.serve import ServeConfig
+from nurie.inference.formats import convert, encode, find_format
+from nurie.inference.layers import LayeredPicture
+from nurie.inference.recipe import Recipe
 from nurie_serve import errors
 from nurie_serve.jobs.replicas import ReplicaBoard, Reporter
 from nurie_serve.jobs.store import JobStore
@@ -58,6 +62,30 @@ class Pulse:
         """False while a step takes longer than any may."""
         keeper = self.keeper
         return keeper is None or not keeper.stuck
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished picture.
+
+    Args:
+        work: Its job.
+        picture: In layers.
+        recipe: How it was made.
+        seconds: What took how long.
+    """
+
+    work: Work
+    picture: LayeredPicture
+    recipe: Recipe
+    seconds: dict[str, float]
+
+    def encode(self) -> NewImage:
+        """The file that is kept; every other format is made of it."""
+        data = encode(self.picture, find_format("ora"), self.recipe)
+        plain = convert(data, find_format("png"), metadata=False)
+        digest = hashlib.sha256(plain).hexdigest()
+        return NewImage(data, self.recipe.seed, *self.picture.colours.size, digest)
 
 
 class Colorizer:
@@ -140,7 +168,7 @@ class Colorizer:
             jobs += await asyncio.to_thread(self.queue.take, lease, more, jobs[0].batch_key)
         return jobs
 
-    def _run(self, lease: str, jobs: list[Work]) -> list[tuple[Work, Image.Image, dict]]:
+    def _run(self, lease: str, jobs: list[Work]) -> list[Made]:
         """Denoise leased jobs; return those that have a picture."""
         config = self._config
         with LeaseKeeper(self.queue, lease, jobs, config.jobs.lease_s, config.limits) as keeper:
@@ -153,9 +181,9 @@ class Colorizer:
             finally:
                 self._pulse.keeper = None
 
-    def _run_batch(self, batch: Batch) -> list[tuple[Work, Image.Image, dict]]:
+    def _run_batch(self, batch: Batch) -> list[Made]:
         try:
-            images = self._denoise(batch)
+            return self._denoise(batch)
         except Abandoned:
             return []
         except Exception as error:
@@ -166,9 +194,6 @@ class Colorizer:
             parts = zip(batch.jobs, batch.inputs, strict=True)
             alone = [Batch(batch.lease, [job], [own], dict(batch.seconds)) for job, own in parts]
             return [made for each in alone for made in self._run_batch(each)]
-        return [
-            (work, image, batch.seconds) for work, image in zip(batch.jobs, images, strict=True)
-        ]
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         logger.error("job %s failed", batch.jobs[0].job_id, exc_info=error)
@@ -177,7 +202,7 @@ class Colorizer:
         problem = errors.out_of_memory() if memory else errors.internal()
         self.queue.fail(batch.lease, batch.jobs[0].job_id, problem.document())
 
-    def _denoise(self, batch: Batch) -> list[Image.Image]:
+    def _denoise(self, batch: Batch) -> list[Made]:
         keeper = self._pulse.keeper
         assert keeper is not None
         if not any(keeper.wanted(work.job_id) for work in batch.jobs):
@@ -198,16 +223,19 @@ class Colorizer:
         BATCH_JOBS.observe(len(batch.jobs))
         if (cache := getattr(self._pipeline, "reference_cache", None)) is not None:
             self._cache_count.take(cache.hits, cache.misses)
-        return output.images
+        return [
+            Made(work, picture, Recipe.of(self._info.label, seed, output.controls), batch.seconds)
+            for work, picture, seed in zip(batch.jobs, output.layered, output.seeds, strict=True)
+        ]
 
-    def _bring_in(self, lease: str, made: list[tuple[Work, Image.Image, dict]]) -> None:
-        for work, image, seconds in made:
+    def _bring_in(self, lease: str, made: list[Made]) -> None:
+        for each in made:
             self.queue.extend(lease)
             began = time.monotonic()
-            picture = NewImage(_png(image), work.params["seed"], *image.size)
-            encoded = {"encode_s": time.monotonic() - began, "queue_s": work.waited_s}
-            timing = {name: round(s, 3) for name, s in (seconds | encoded).items()}
-            if self.queue.finish(lease, work, [picture], self._info.label, timing):
+            picture = each.encode()
+            encoded = {"encode_s": time.monotonic() - began, "queue_s": each.work.waited_s}
+            timing = {name: round(s, 3) for name, s in (each.seconds | encoded).items()}
+            if self.queue.finish(lease, each.work, [picture], self._info.label, timing):
                 observe_stages(timing)
 
     def _read(self, work: Work) -> dict[str, Image.Image]:
@@ -292,12 +320,6 @@ def _mask(image: Image.Image) -> Image.Image:
         return image.convert("L")
     black = Image.new("RGBA", image.size, "black")
     return Image.alpha_composite(black, image).convert("L")
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _jpeg_url(image: Image.Image) -> str:

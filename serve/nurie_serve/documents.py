@@ -65,9 +65,9 @@ class ImageDocument(Document):
     height: int
     """In pixels."""
     bytes: int
-    """Size of the PNG."""
+    """Size of what is kept: the picture and its layers."""
     sha256: str
-    """Of the PNG."""
+    """Of the PNG without its settings (``metadata=0``): the same seed gives the same."""
     url: str
     """Where to get it."""
 

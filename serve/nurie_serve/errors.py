@@ -14,9 +14,10 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from nurie.inference.controls import ControlError
+from nurie.inference.formats import FormatError
 from nurie.inference.images import ImageError
 from nurie_serve.jobs.pictures import StorageFull
-from nurie_serve.jobs.store import KeyConflict, QueueFull
+from nurie_serve.jobs.store import KeyConflict, OwnerBusy, QueueFull
 from nurie_serve.logs import logger
 from nurie_serve.metrics import REQUESTS_REFUSED
 
@@ -90,6 +91,16 @@ def busy() -> Problem:
         HTTPStatus.TOO_MANY_REQUESTS,
         "queue_full",
         "all places in the queue are taken; try again in a few seconds",
+        headers=_RETRY,
+    )
+
+
+def owner_busy(max_active: int) -> Problem:
+    """A key has as many jobs as it may."""
+    return Problem(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "key_queue_full",
+        f"your key may have {max_active} unfinished jobs at once; wait for one or cancel it",
         headers=_RETRY,
     )
 
@@ -168,6 +179,8 @@ def to_problem(error: Exception) -> Problem:
     if isinstance(error, ControlError):
         code = "unknown_field" if error.unknown else "out_of_range"
         return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, code, error.message, error.field)
+    if isinstance(error, FormatError):
+        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "out_of_range", str(error), "format")
     if isinstance(error, RequestValidationError):
         (*_, name), message = error.errors()[0]["loc"], error.errors()[0]["msg"]
         return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "out_of_range", message, str(name))
@@ -176,6 +189,8 @@ def to_problem(error: Exception) -> Problem:
         return Problem(error.status_code, code, error.detail, headers=error.headers)
     if isinstance(error, QueueFull):
         return busy()
+    if isinstance(error, OwnerBusy):
+        return owner_busy(error.max_active)
     if isinstance(error, StorageFull) or _disk_is_full(error):
         return storage_full()
     if isinstance(error, KeyConflict):
@@ -201,6 +216,20 @@ def _disk_is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+_EXPECTED = (
+    Problem,
+    ImageError,
+    ControlError,
+    FormatError,
+    RequestValidationError,
+    HTTPException,
+    QueueFull,
+    OwnerBusy,
+    KeyConflict,
+    StorageFull,
+)
+
+
 def install_handlers(app: FastAPI) -> None:
     """Answer every exception of the application with a problem document."""
 
@@ -211,6 +240,7 @@ def install_handlers(app: FastAPI) -> None:
             logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return problem.response()
 
-    kinds = (Problem, ImageError, ControlError, RequestValidationError, HTTPException, Exception)
-    for kind in kinds:
+    # Exception alone would do, but what it answers is also raised again, into the log.
+    for kind in _EXPECTED:
         app.add_exception_handler(kind, answer)
+    app.add_exception_handler(Exception, answer)

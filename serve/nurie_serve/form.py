@@ -14,12 +14,11 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request
-from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 
 from nurie.config.serve import LimitsConfig
 from nurie.inference.controls import Control, ControlError, parse_controls, unknown_control
-from nurie.inference.images import decode_image
+from nurie_serve.decoding import DecoderPool
 from nurie_serve.errors import Problem
 from nurie_serve.schema import IMAGE_INPUTS, REQUIRED_INPUTS
 
@@ -181,7 +180,9 @@ def check_upload_id(field: str, text: str) -> str:
     return text
 
 
-def decode(files: Mapping[str, bytes], limits: LimitsConfig) -> dict[str, Decoded]:
+def decode(
+    files: Mapping[str, bytes], limits: LimitsConfig, decoders: DecoderPool
+) -> dict[str, Decoded]:
     """Decode untrusted pictures and write them anew; slow, so not for the event loop.
 
     Pictures are scaled down to the largest side of a result: more detail has no use, and a full
@@ -192,8 +193,7 @@ def decode(files: Mapping[str, bytes], limits: LimitsConfig) -> dict[str, Decode
     """
     decoded = {}
     for name, data in files.items():
-        image = decode_image(data, name, limits.max_pixels)
-        image.thumbnail((limits.max_side, limits.max_side), Image.Resampling.LANCZOS)
+        image = decoders.decode(data, name, limits.max_pixels, limits.max_side)
         buffer = io.BytesIO()
         image.save(buffer, "PNG", compress_level=1)
         decoded[name] = Decoded(buffer.getvalue(), image.size)

@@ -12,13 +12,16 @@ import nurie
 from nurie.config.serve import ServeConfig
 from nurie_serve import errors
 from nurie_serve.documents import ProblemDocument
-from nurie_serve.limits import BodyLimit, SecurityHeaders
+from nurie_serve.gate import guard
+from nurie_serve.keys import Keyring
 from nurie_serve.routes import (
     batches,
     colorize,
     events,
     information,
+    inspect,
     jobs,
+    keys,
     kserve,
     openai,
     uploads,
@@ -36,6 +39,7 @@ def create_api(config: ServeConfig, colorizer: DeploymentHandle) -> FastAPI:
 
     Raises:
         StoreError: If the job store cannot be used.
+        ConfigError: If the file of keys is missing or wrong.
     """
     service = Service(config, colorizer)
     app = FastAPI(
@@ -46,11 +50,13 @@ def create_api(config: ServeConfig, colorizer: DeploymentHandle) -> FastAPI:
         redoc_url=None,
         lifespan=service.running,
     )
-    app.add_middleware(BodyLimit, max_bytes=config.limits.max_body_bytes)
-    app.add_middleware(SecurityHeaders)
+    keyring = None if config.keys_file is None else Keyring(config.keys_file)
+    guard(app, config, keyring)
     errors.install_handlers(app)
     for module in (colorize, jobs, events, batches, uploads, information, openai, kserve):
         app.include_router(module.router(service))
+    app.include_router(inspect.router())
+    app.include_router(keys.router(service, keyring))
     information.add_page(app)
     _describe_problems(app)
     return app

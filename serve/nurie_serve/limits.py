@@ -7,6 +7,7 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nurie_serve.caller import SCOPE_KEY
 from nurie_serve.errors import Problem
 
 SECURITY_HEADERS = {
@@ -41,7 +42,7 @@ class BodyLimit:
     """ASGI middleware that stops reading a body at the limit.
 
     The declared length is refused at once; a body without one (chunked) is counted while it
-    arrives, because Ray Serve itself has no limit.
+    arrives, because Ray Serve itself has no limit. A caller's own limit counts.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -53,7 +54,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = self._declared_length_problem(Headers(scope=scope))
+        caller = scope.get(SCOPE_KEY)
+        most = self.max_bytes if caller is None else caller.limits.max_body_bytes
+        refusal = _declared_length_problem(Headers(scope=scope), most)
         if refusal is not None:
             await refusal.response()(scope, receive, send)
             return
@@ -63,25 +66,28 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                raise self._too_large()
+            if received > most:
+                raise _too_large(most)
             return message
 
         await self.app(scope, counted_receive, send)
 
-    def _declared_length_problem(self, headers: Headers) -> Problem | None:
-        lengths = set(headers.getlist("content-length"))
-        if len(lengths) > 1 or any(not (n.isascii() and n.isdigit()) for n in lengths):
-            return Problem(
-                HTTPStatus.BAD_REQUEST, "bad_content_length", "Content-Length is not one number"
-            )
-        if any(int(length) > self.max_bytes for length in lengths):
-            return self._too_large()
-        return None
 
-    def _too_large(self) -> Problem:
+def _declared_length_problem(headers: Headers, max_bytes: int) -> Problem | None:
+    lengths = set(headers.getlist("content-length"))
+    if len(lengths) > 1 or any(not (n.isascii() and n.isdigit()) for n in lengths):
         return Problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            "body_too_large",
-            f"the request is larger than {self.max_bytes} bytes",
+            HTTPStatus.BAD_REQUEST, "bad_content_length", "Content-Length is not one number"
         )
+    # A number of more digits than any limit has would be slow to read.
+    if any(len(length) > 19 or int(length) > max_bytes for length in lengths):
+        return _too_large(max_bytes)
+    return None
+
+
+def _too_large(max_bytes: int) -> Problem:
+    return Problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "body_too_large",
+        f"the request is larger than {max_bytes} bytes",
+    )

@@ -24,6 +24,8 @@ ENVIRONMENT = {
     # such failures starting Serve fails.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Visitors' headers must not switch time-outs off.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "nurie_serve.proxy:middleware",
 }
 """What the process that starts Ray must have in its environment; Serve has no other way in."""
 OBJECT_STORE_BYTES = 2**29
@@ -47,10 +49,20 @@ def serve(config: ServeConfig, blocking: bool = True) -> str:
     """
     address = start(config, build(config))
     print(f"nurie is ready: {address}  (API: {address}/docs)", flush=True)
+    print(who_comes_in(config), flush=True)
     if blocking:
         _wait_for_signal()
         stop()
     return address
+
+
+def who_comes_in(config: ServeConfig) -> str:
+    """One line for the operator."""
+    if config.keys_file is not None:
+        return f"Requests need a key of {config.keys_file} (nurie keys list)."
+    if config.open_to_network:
+        return "OPEN: no keys, and everybody who reaches the port may use it."
+    return "Open without keys, on this machine only; for others: nurie keys add NAME."
 
 
 def start(config: ServeConfig, application: Application) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from nurie.config.serve import LimitsConfig
 from nurie.inference.controls import CONTROLS, Control
+from nurie.inference.recipe import model_label
 
 IMAGE_INPUTS = {
     "sketch": "line sketch to colour (required)",
@@ -36,7 +37,7 @@ class ModelInfo:
     @property
     def label(self) -> str:
         """Name and digest in one line."""
-        return f"{self.name} sha256:{self.digest[:12]}"
+        return model_label(self.name, self.digest)
 
 
 def limited_controls(limits: LimitsConfig) -> tuple[Control, ...]:

@@ -10,19 +10,19 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
-from nurie.config.serve import ServeConfig
+from nurie.config.serve import LimitsConfig, ServeConfig
+from nurie.inference.formats import Format, convert
 from nurie_serve import errors
+from nurie_serve.caller import Caller
+from nurie_serve.decoding import DecoderPool
 from nurie_serve.dispatch import Dispatcher
 from nurie_serve.documents import JobDocument
 from nurie_serve.form import Asked, Decoded, batch_key, check_other_side, choose_seed, decode
-from nurie_serve.formats import Finished
 from nurie_serve.jobs.store import JobStore, NewJob, QueueFull, Snapshot
-from nurie_serve.jobs.tables import FINAL, QUEUED
+from nurie_serve.jobs.tables import FINAL, QUEUED, Image
 from nurie_serve.schema import limited_controls
 from nurie_serve.view import job_document
 from nurie_serve.watch import Watcher
-
-DECODING_AT_ONCE = 4
 
 
 class Service:
@@ -44,7 +44,8 @@ class Service:
             self.watcher,
             scales_to_zero=config.autoscaling.min_replicas == 0,
         )
-        self._decoding = asyncio.Semaphore(DECODING_AT_ONCE)
+        self.decoders = DecoderPool(config.num_decoders, config.limits.max_pixels)
+        self._decoding = asyncio.Semaphore(config.num_decoders)
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
@@ -53,15 +54,16 @@ class Service:
         yield
         for task in tasks:
             task.cancel()
+        self.decoders.close()
         self.store.close()
 
     async def submit(
-        self, owner: str, asked: Asked, *, key: str | None = None, deadline: float | None = None
+        self, caller: Caller, asked: Asked, *, key: str | None = None, deadline: float | None = None
     ) -> Snapshot:
         """Accept a job.
 
         Args:
-            owner: Whose.
+            caller: Whose.
             asked: The request.
             key: Idempotency key.
             deadline: Unix time after which nobody waits.
@@ -73,18 +75,20 @@ class Service:
         """
         fingerprint = asked.fingerprint
         if key is not None:
-            repeated = await asyncio.to_thread(self.store.find_repeated, owner, key, fingerprint)
+            repeated = await asyncio.to_thread(
+                self.store.find_repeated, caller.name, key, fingerprint
+            )
             if repeated is not None:
                 return repeated
         await self.check_places(1)
-        decoded = await self.decode(asked.files)
+        decoded = await self.decode(asked.files, caller.limits)
         params = choose_seed(asked.values)
         return await asyncio.to_thread(
-            self._accept, owner, asked, decoded, params, fingerprint, key, deadline
+            self._accept, caller, asked, decoded, params, fingerprint, key, deadline
         )
 
     async def submit_series(
-        self, owner: str, asked: Asked, count: int, deadline: float
+        self, caller: Caller, asked: Asked, count: int, deadline: float
     ) -> list[Snapshot]:
         """Accept several jobs that differ in the seed: each has the next.
 
@@ -93,21 +97,22 @@ class Service:
             QueueFull: If too few places are free.
         """
         await self.check_places(count)
-        decoded = await self.decode(asked.files)
+        decoded = await self.decode(asked.files, caller.limits)
         first = choose_seed(asked.values)
 
         def accept() -> list[Snapshot]:
-            inputs, sizes = self._keep(owner, asked, decoded, first)
+            inputs, sizes = self._keep(caller, asked, decoded, first)
             key = batch_key(sizes, first)
             series = [
                 NewJob(
-                    owner=owner,
+                    owner=caller.name,
                     params={**first, "seed": (first["seed"] + number) % 2**32},
                     inputs=inputs,
                     batch_key=key,
                     fingerprint=asked.fingerprint,
                     deadline=deadline,
                     preview_every=asked.preview_every,
+                    max_active=caller.max_active,
                 )
                 for number in range(count)
             ]
@@ -125,14 +130,14 @@ class Service:
         if counts.get(QUEUED, 0) + count > self.config.max_queued_requests:
             raise QueueFull
 
-    async def decode(self, files: dict[str, bytes]) -> dict[str, Decoded]:
+    async def decode(self, files: dict[str, bytes], limits: LimitsConfig) -> dict[str, Decoded]:
         """Decode untrusted pictures.
 
         Raises:
             ImageError: For a picture that cannot be used.
         """
         async with self._decoding:
-            return await asyncio.to_thread(decode, files, self.config.limits)
+            return await asyncio.to_thread(decode, files, limits, self.decoders)
 
     async def find(self, owner: str, job_id: str) -> Snapshot:
         """An owner's job.
@@ -168,27 +173,30 @@ class Service:
         """Describe a job."""
         return job_document(snapshot, self.config.jobs.keep_s)
 
-    def finished(self, snapshot: Snapshot, number: int) -> Finished:
-        """A finished picture; reads files, so not for the event loop.
+    def picture(
+        self, snapshot: Snapshot, number: int, file_format: Format, metadata: bool = True
+    ) -> bytes:
+        """A finished picture as a file; slow, so not for the event loop.
+
+        Args:
+            snapshot: The job.
+            number: Which of its pictures.
+            file_format: The kind of file.
+            metadata: Whether the settings are in it.
 
         Raises:
             Problem: 404 if the job has no such picture.
+            FormatError: If the format cannot hold it.
         """
-        image = next((image for image in snapshot.images if image.number == number), None)
-        if image is None:
-            raise errors.not_found(f"picture {number} of job {snapshot.job.id}")
         try:
-            png = self.store.files.read(image.path)
+            kept = self.store.files.read(find_image(snapshot, number).path)
         except FileNotFoundError:
             raise errors.not_found(f"picture {number} of job {snapshot.job.id}") from None
-        job_id = snapshot.job.id
-        return Finished(
-            png, snapshot.job.params, lambda name: self.store.pictures.read_input(job_id, name)
-        )
+        return convert(kept, file_format, metadata)
 
     def _accept(
         self,
-        owner: str,
+        caller: Caller,
         asked: Asked,
         decoded: dict[str, Decoded],
         params: dict,
@@ -196,10 +204,10 @@ class Service:
         key: str | None,
         deadline: float | None,
     ) -> Snapshot:
-        inputs, sizes = self._keep(owner, asked, decoded, params)
+        inputs, sizes = self._keep(caller, asked, decoded, params)
         return self.store.submit(
             NewJob(
-                owner=owner,
+                owner=caller.name,
                 params=params,
                 inputs=inputs,
                 batch_key=batch_key(sizes, params),
@@ -207,29 +215,42 @@ class Service:
                 idempotency_key=key,
                 deadline=deadline,
                 preview_every=asked.preview_every,
+                max_active=caller.max_active,
             )
         )
 
     def _keep(
-        self, owner: str, asked: Asked, decoded: dict[str, Decoded], params: dict
+        self, caller: Caller, asked: Asked, decoded: dict[str, Decoded], params: dict
     ) -> tuple[dict[str, str], dict[str, tuple[int, int]]]:
         """Keep a request's pictures; their ids and sizes by input name."""
         sizes = {name: each.size for name, each in decoded.items()}
         inputs = {}
         for name, upload_id in asked.uploads.items():
-            inputs[name], sizes[name] = self.find_upload(owner, name, upload_id)
-        check_other_side(sizes["sketch"], params, self.config.limits.max_side)
+            inputs[name], sizes[name] = self.find_upload(caller, name, upload_id)
+        check_other_side(sizes["sketch"], params, caller.limits.max_side)
         for name, each in decoded.items():
-            inputs[name] = self.store.pictures.add(owner, each.png, each.size).id
+            inputs[name] = self.store.pictures.add(caller.name, each.png, each.size).id
         return inputs, sizes
 
-    def find_upload(self, owner: str, name: str, upload_id: str) -> tuple[str, tuple[int, int]]:
+    def find_upload(self, caller: Caller, name: str, upload_id: str) -> tuple[str, tuple[int, int]]:
         """An upload's id and size.
 
         Raises:
             Problem: 404 if there is none or its time is over.
         """
-        picture = self.store.pictures.find(owner, upload_id)
+        picture = self.store.pictures.find(caller.name, upload_id)
         if picture is None or (picture.expires_at or 0) < time.time():
             raise errors.not_found(f"upload {upload_id} (for {name})")
         return picture.id, (picture.width, picture.height)
+
+
+def find_image(snapshot: Snapshot, number: int) -> Image:
+    """A finished picture's row.
+
+    Raises:
+        Problem: 404 if the job has no such picture.
+    """
+    image = next((image for image in snapshot.images if image.number == number), None)
+    if image is None:
+        raise errors.not_found(f"picture {number} of job {snapshot.job.id}")
+    return image

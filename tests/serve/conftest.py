@@ -16,7 +16,10 @@ from fastapi.testclient import TestClient
 from PIL import Image, ImageDraw
 
 from nurie.config.serve import JobsConfig, LimitsConfig, ServeConfig
+from nurie.inference.controls import CONTROLS
+from nurie.inference.layers import LayeredPicture
 from nurie_serve.colorizer import Colorizer
+from nurie_serve.decoding import DecoderPool
 from nurie_serve.ingress import create_api
 from nurie_serve.run import ENVIRONMENT
 from nurie_serve.schema import ModelInfo
@@ -26,6 +29,7 @@ os.environ.update(ENVIRONMENT)
 
 INFO = ModelInfo("test-model", "ab" * 32, "cpu", "float32", ["unet"], {"guidance_scale": 1.3})
 UNLUCKY = 13
+KNOWN = {control.name for control in CONTROLS}
 
 
 class Painter:
@@ -57,7 +61,13 @@ class Painter:
             Image.new("RGB", picture.size, (number % 256, 0, 0))
             for picture, number in zip(sketch, seed, strict=True)
         ]
-        return SimpleNamespace(images=images, seeds=seed)
+        layered = [
+            LayeredPicture(image, picture.convert("L"), picture.convert("L"), 0.0)
+            for image, picture in zip(images, sketch, strict=True)
+        ]
+        controls = {"num_inference_steps": num_inference_steps} | others
+        controls = {name: v for name, v in controls.items() if name in KNOWN}
+        return SimpleNamespace(images=images, seeds=seed, layered=layered, controls=controls)
 
     def preview(self, predicted: list[Image.Image], side: int) -> list[Image.Image]:
         return [image.convert("RGB").resize((32, 32)) for image in predicted]
@@ -136,7 +146,27 @@ def config(tmp_path: Path) -> ServeConfig:
         jobs=JobsConfig(folder=str(tmp_path / "jobs")),
         batch_wait_timeout_s=0.0,
         max_queued_requests=8,
+        allowed_hosts=("testserver", "127.0.0.1"),
     )
+
+
+class SharedPool(DecoderPool):
+    """Starting a child takes longer than most tests."""
+
+    def close(self) -> None:
+        """It goes on to the next test."""
+
+
+@pytest.fixture(scope="session")
+def decoders() -> Iterator[DecoderPool]:
+    pool = SharedPool(1, 1_000_000)
+    yield pool
+    DecoderPool.close(pool)
+
+
+@pytest.fixture(autouse=True)
+def _one_pool_for_all(monkeypatch: pytest.MonkeyPatch, decoders: DecoderPool) -> None:
+    monkeypatch.setattr("nurie_serve.service.DecoderPool", lambda *_: decoders)
 
 
 @pytest.fixture

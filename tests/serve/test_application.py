@@ -137,6 +137,16 @@ def test_other_endpoints(address: str, path: str) -> None:
     assert requests.get(address + path, timeout=30).status_code == 200
 
 
+def test_proxies_hide_their_routes_and_take_overrides_away(address: str) -> None:
+    assert requests.get(f"{address}/-/routes", timeout=60).status_code == 404
+    assert requests.get(f"{address}/-/healthz", timeout=60).status_code == 200
+    unreadable = {"x-request-id": b"\xff\xfe"}
+    assert requests.get(f"{address}/healthz", headers=unreadable, timeout=60).status_code == 200
+    # Obeyed, it would end the request long before there is an answer.
+    headers = {"x-request-timeout-seconds": "0.0001"}
+    assert requests.get(f"{address}/readyz", headers=headers, timeout=60).status_code == 200
+
+
 def test_problem_and_body_limit(address: str, files: dict) -> None:
     response = colorize(address, {"sketch": files["sketch"]})
     assert (response.status_code, response.json()["field"]) == (422, "reference")

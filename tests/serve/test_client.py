@@ -15,6 +15,7 @@ import uvicorn
 from PIL import Image
 
 from nurie.config.serve import ServeConfig
+from nurie.inference.recipe import read_recipe
 from nurie_cli.main import main
 from nurie_cli.sketches import plan
 from nurie_serve.client import Client, Event, ServerError
@@ -60,7 +61,7 @@ def test_colorize_with_events(client: Client, handle: Handle) -> None:
     assert (job.status, job.params["seed"]) == ("succeeded", 5)
     assert seen[0].kind == QUEUED
     assert seen[-1].kind == "done"
-    assert hashlib.sha256(client.image(job)).hexdigest() == job.images[0].sha256
+    assert hashlib.sha256(client.image(job, metadata=False)).hexdigest() == job.images[0].sha256
     assert handle.jobs[0].num_inference_steps == 2
 
 
@@ -159,6 +160,22 @@ def test_folder_of_sketches(
     assert len(handle.jobs) == before + 1
     assert main(["colorize", str(drawings), *common, "--skip-existing"]) == 0
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_formats_of_pictures(address: str, drawings: Path, handle: Handle) -> None:
+    red = str(drawings.parent / "red.png")
+    common = ["--reference", red, "--server", address]
+    out = drawings.parent / "out"
+    flags = ["-o", str(out), "--format", "ora", "--seed", "7"]
+    assert main(["colorize", str(drawings), *common, *flags]) == 0
+    files = sorted(out.iterdir())
+    assert [file.name for file in files] == ["page0.ora", "page1.ora", "page2.ora"]
+    assert read_recipe(files[0].read_bytes()).seed == 7
+    flags = ["-o", str(out / "one.psd"), "--settings-from", str(files[0]), "--no-metadata"]
+    assert main(["colorize", str(drawings / "page1.png"), *common, *flags]) == 0
+    data = (out / "one.psd").read_bytes()
+    assert data.startswith(b"8BPS") and b"nurie" not in data
+    assert handle.jobs[-1].seed == [7]
 
 
 def test_one_that_fails_does_not_stop_the_others(

@@ -108,12 +108,7 @@ def training_dataset(
         [{"id": number} for number in range(chunks)], override_num_blocks=min(chunks, MAX_TASKS)
     ).map_batches(
         LoadAndEncode,
-        fn_constructor_args=(
-            loader,
-            components,
-            model.reference.use_tagger,
-            "cuda" if read.encoder_gpus else "cpu",
-        ),
+        fn_constructor_args=(loader, components, model.reference.use_tagger, read.encoder_device),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=max(1, read.num_encoder_actors // num_workers)),
         num_cpus=0.25,

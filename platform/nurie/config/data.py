@@ -214,3 +214,8 @@ class ReadConfig(ConfigModel):
     encoders may run on other machines than the trainers."""
     prefetch_batches: int = Field(default=2, ge=0)
     """Batches kept ready in front of each trainer."""
+
+    @property
+    def encoder_device(self) -> str:
+        """Where the encoders compute."""
+        return "cuda" if self.encoder_gpus else "cpu"

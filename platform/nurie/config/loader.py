@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from nurie.config.base import ConfigModel
 from nurie.config.data import DataConfig
 from nurie.config.evaluate import EvaluateConfig
+from nurie.config.keys import KeysConfig
 from nurie.config.model import ModelConfig
 from nurie.config.serve import ServeConfig
 from nurie.config.train import EncodersTrainConfig, TrainConfig, VaeTrainConfig
@@ -25,6 +26,7 @@ CONFIG_KINDS: dict[str, type[ConfigModel]] = {
     "train-encoders": EncodersTrainConfig,
     "eval": EvaluateConfig,
     "serve": ServeConfig,
+    "keys": KeysConfig,
 }
 """The value of a file's ``kind:`` and the model that validates the file."""
 

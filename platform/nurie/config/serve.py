@@ -7,7 +7,10 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from nurie.config.base import ConfigModel, Location
+from nurie.config.base import AbsolutePath, ConfigModel, Location
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Names of this machine that others cannot reach."""
 
 
 class AutoscalingConfig(ConfigModel):
@@ -101,6 +104,15 @@ class ServeConfig(ConfigModel):
     """Port of the HTTP endpoint."""
     log_format: Literal["text", "json"] = "text"
     """Form of the server's log lines; each that is about a job names it."""
+    keys_file: AbsolutePath | None = None
+    """API keys, see ``nurie keys`` (null: everybody who reaches the port may do everything)."""
+    open_to_network: bool = False
+    """Without keys, listen on other addresses than this machine's own all the same."""
+    allowed_hosts: tuple[str, ...] | None = None
+    """Names that requests may use for this server. Null: this machine's own while it is open to it
+    alone, else all."""
+    num_decoders: int = Field(default=2, ge=1)
+    """Processes that decode uploaded pictures, each limited to about 1 GB."""
     num_cpus: float = Field(default=1.0, ge=0)
     """CPUs of a colorizer replica."""
     num_gpus: float = Field(default=0.0, ge=0)
@@ -132,6 +144,25 @@ class ServeConfig(ConfigModel):
     """Where jobs are kept, and for how long."""
     limits: LimitsConfig = LimitsConfig()
     """What one request may ask for."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names that requests may use for this server; empty allows all."""
+        if self.allowed_hosts is not None:
+            return self.allowed_hosts
+        closed = self.keys_file is None and not self.open_to_network
+        return (*LOOPBACK, self.host) if closed else ()
+
+    @model_validator(mode="after")
+    def _network_needs_keys(self) -> Self:
+        loopback = self.host in LOOPBACK or self.host.startswith("127.")
+        if not loopback and self.keys_file is None and not self.open_to_network:
+            raise ValueError(
+                f"host {self.host}: others can reach it and there are no keys; make one "
+                "(nurie keys add NAME) and set keys_file, or set open_to_network: true behind a "
+                "gateway that asks for a login"
+            )
+        return self
 
     @model_validator(mode="after")
     def _offload_needs_a_gpu(self) -> Self:

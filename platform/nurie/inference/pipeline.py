@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
@@ -12,7 +11,6 @@ from typing import Any, Self, cast
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from transformers import CLIPVisionModelWithProjection
@@ -32,7 +30,7 @@ from nurie.inference.folder import (
     own_settings,
     save_pipeline_parts,
 )
-from nurie.inference.postprocess import finish, to_pictures
+from nurie.inference.postprocess import ColorizationOutput, finish, to_pictures
 from nurie.inference.reference_cache import ReferenceCache
 from nurie.inference.request import Prepared, as_list, prepare
 from nurie.inference.sampling import Guidance, KeptBackground, denoise
@@ -49,19 +47,6 @@ from nurie.models.unet import ColorizationUNet
 
 StepCallback = Callable[["ColorizationPipeline", int, torch.Tensor, dict[str, torch.Tensor]], Any]
 MAX_SEED = 2**32 - 1
-
-
-@dataclass
-class ColorizationOutput(BaseOutput):
-    """Result of a call.
-
-    Args:
-        images: RGB pictures.
-        seeds: Seed of each.
-    """
-
-    images: list[Image.Image]
-    seeds: list[int]
 
 
 class ColorizationPipeline(DiffusionPipeline):
@@ -280,11 +265,16 @@ class ColorizationPipeline(DiffusionPipeline):
         images = to_pictures(decode_latents(self.vae, latents))
         self.maybe_free_model_hooks()
         keep_size = values["keep_size"] and values["height"] is None and values["width"] is None
-        finished = [
+        layered = [
             finish(image, picture, values["line_overlay"], keep_size)
             for image, picture in zip(images, pictures, strict=True)
         ]
-        return ColorizationOutput(images=finished, seeds=seeds)
+        return ColorizationOutput(
+            images=[picture.flatten() for picture in layered],
+            seeds=seeds,
+            layered=layered,
+            controls=values,
+        )
 
     def _values(self, controls: dict[str, Any]) -> dict[str, Any]:
         """Every control, checked, with this model's own sampling where nothing is said."""

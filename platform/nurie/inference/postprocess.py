@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+from typing import Any
+
 import torch
+from diffusers.utils import BaseOutput
 from PIL import Image
 
+from nurie.inference.layers import LayeredPicture
 from nurie.inference.request import Prepared
+
+
+@dataclass
+class ColorizationOutput(BaseOutput):
+    """Result of a call.
+
+    Args:
+        images: RGB pictures.
+        seeds: Seed of each.
+        layered: The same pictures in layers, for files that hold them.
+        controls: Every control as it was used, the model's own defaults filled in.
+    """
+
+    images: list[Image.Image]
+    seeds: list[int]
+    layered: list[LayeredPicture]
+    controls: dict[str, Any]
 
 
 def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:
@@ -15,26 +36,11 @@ def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(p) for p in bytes_.permute(0, 2, 3, 1).cpu().numpy()]
 
 
-def overlay_lines(image: Image.Image, sketch: Image.Image, strength: float) -> Image.Image:
-    """Multiplies a grey sketch of the same size onto a picture.
-
-    Args:
-        image: RGB.
-        sketch: Dark lines on white.
-        strength: 0 leaves the picture as it is, 1 lays the lines on fully.
-    """
-    if strength == 0:
-        return image
-    lines = np.asarray(sketch, dtype=np.float32)[..., None] / 255
-    factor = 1 - strength * (1 - lines)
-    return Image.fromarray((np.asarray(image) * factor).round().astype(np.uint8))
-
-
 def finish(
     image: Image.Image, picture: Prepared, line_overlay: float, keep_size: bool
-) -> Image.Image:
-    """Resizes to the sketch's size and lays its lines over the result, as asked for."""
+) -> LayeredPicture:
+    """Resizes to the sketch's size, if asked for, and joins the sketch's lines and mask."""
     if keep_size:
         image = picture.canvas.restore(image)
-        return overlay_lines(image, picture.original_sketch, line_overlay)
-    return overlay_lines(image, picture.sketch, line_overlay)
+        return LayeredPicture(image, picture.original_sketch, picture.original_mask, line_overlay)
+    return LayeredPicture(image, picture.sketch, picture.sketch_mask, line_overlay)

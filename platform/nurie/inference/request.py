@@ -36,11 +36,12 @@ def as_list(value: _T | Sequence[_T], count: int, name: str) -> list[_T]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture to make; all images but ``original_sketch`` have the canvas's size.
+    """A picture to make; all images but the original ones have the canvas's size.
 
     Args:
         canvas: Size of the result and place of the sketch on it.
         original_sketch: Grey sketch in its own size, for the line overlay.
+        original_mask: Foreground of the sketch in its own size, for the layers.
         sketch: Grey sketch on the canvas.
         sketch_mask: Foreground of the sketch.
         reference: Reference, RGB.
@@ -50,6 +51,7 @@ class Prepared:
 
     canvas: Canvas
     original_sketch: Image.Image
+    original_mask: Image.Image
     sketch: Image.Image
     sketch_mask: Image.Image
     reference: Image.Image
@@ -83,13 +85,15 @@ def prepare(
     grey = grey_sketch(to_rgb(sketch))
     placed = canvas.place(grey, 255)
     mask = sketch_mask.convert("L") if sketch_mask is not None else sketch_foreground(grey)
+    mask = mask.resize(grey.size)
     colours = to_rgb(reference)
     reference_mask = reference_mask or picture_foreground(reference)
     return Prepared(
         canvas,
         grey,
+        mask,
         placed,
-        canvas.place(mask.resize(grey.size), 0),
+        canvas.place(mask, 0),
         _square(colours, canvas),
         _square(reference_mask.convert("L"), canvas),
         _square(to_rgb(background) if background is not None else colours, canvas),

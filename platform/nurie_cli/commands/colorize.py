@@ -4,14 +4,18 @@ Examples:
   nurie colorize sketch.png --reference painting.jpg -o coloured.png
   nurie colorize sketch.png --reference painting.jpg -o coloured.png --seed 7 --guidance-scale 3
   nurie colorize pages/ "more/*.png" --reference hero.png -o coloured/ --server http://gpu:8000
+  nurie colorize sketch.png --reference painting.jpg -o layers.psd --settings-from coloured.png
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from nurie.inference.controls import CONTROLS, Control, parse_controls
+from nurie.inference.formats import FORMATS, format_of
+from nurie.inference.recipe import Recipe, RecipeError, read_recipe
 from nurie_cli.sketches import plan
 
 DEFAULT_MODEL = "assets/nano"
@@ -39,7 +43,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="picture whose colours and style to take; given again, every sketch with each",
     )
-    add("-o", "--output", required=True, help="PNG file to write; of several pictures, the folder")
+    endings = ", ".join(f".{name}" for name in FORMATS)
+    layered = " and ".join(f".{known.name}" for known in FORMATS.values() if known.layered)
+    add(
+        "-o",
+        "--output",
+        required=True,
+        help=f"file to write: {endings}; {layered} hold layers: line, colour, background, mask; of "
+        "several pictures, the folder",
+    )
+    add("--format", choices=list(FORMATS), default="png", help="of pictures in a folder")
+    add(
+        "--settings-from",
+        metavar="RESULT",
+        help="takes seed and controls from a file that nurie wrote; further flags change them",
+    )
+    add("--no-metadata", action="store_true", help="leaves the settings out of the files")
     add("--skip-existing", action="store_true", help="leave pictures that are there already")
     for name, help_text in PICTURES.items():
         add(f"--{name.replace('_', '-')}", metavar="FILE", help=help_text)
@@ -63,8 +82,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``nurie colorize``."""
-    controls = _controls(args)
-    tasks = plan(args.sketches, args.reference, args.output, skip_existing=args.skip_existing)
+    restored = _restored(args.settings_from)
+    controls = _controls(args, restored)
+    tasks = plan(
+        args.sketches,
+        args.reference,
+        args.output,
+        args.format,
+        skip_existing=args.skip_existing,
+    )
+    for task in tasks:
+        format_of(task.output)
     extra = {name: getattr(args, name) for name in PICTURES if getattr(args, name)}
     if args.server is None:
         from nurie_cli.colorize_here import colorize
@@ -77,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
             tracking_uri=args.tracking_uri or DEFAULT_STORE,
             device=args.device,
             low_memory=bool(args.low_memory),
+            metadata=not args.no_metadata,
+            restored=restored,
         )
     for name in ("model", "tracking_uri", "device", "low_memory", "reference_mask"):
         if getattr(args, name) is not None:
@@ -84,7 +114,8 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{flag}: the server has no such input; leave it or --server out")
     from nurie_cli.colorize_remote import colorize as colorize_remote
 
-    return colorize_remote(tasks, extra, controls, args.server, args.key_file)
+    metadata = not args.no_metadata
+    return colorize_remote(tasks, extra, controls, args.server, args.key_file, metadata)
 
 
 def _add_controls(parser: argparse.ArgumentParser) -> None:
@@ -96,16 +127,23 @@ def _add_controls(parser: argparse.ArgumentParser) -> None:
         groups[control.group].add_argument(flag, metavar="VALUE", help=_help(control))
 
 
-def _controls(args: argparse.Namespace) -> dict[str, Any]:
-    """The controls that were given, checked."""
-    texts = {control: getattr(args, control.name) for control in CONTROLS}
+def _controls(args: argparse.Namespace, restored: Recipe | None) -> dict[str, Any]:
+    """The controls that were given, here or by a result, checked."""
     given: dict[str, Any] = {
         control.name: control.parse_text(text)
-        for control, text in texts.items()
-        if text is not None
+        for control in CONTROLS
+        if (text := getattr(args, control.name)) is not None
     }
-    parse_controls(given)
-    return given
+    controls = (restored.values if restored else {}) | given
+    parse_controls(controls)
+    return controls
+
+
+def _restored(file: str | None) -> Recipe | None:
+    try:
+        return None if file is None else read_recipe(Path(file).read_bytes())
+    except RecipeError as error:
+        raise RecipeError(f"--settings-from: {file} {error}") from None
 
 
 def _help(control: Control) -> str:

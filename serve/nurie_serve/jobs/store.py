@@ -47,6 +47,14 @@ class QueueFull(Exception):
     """As many jobs wait as may."""
 
 
+class OwnerBusy(Exception):
+    """As many jobs of the owner wait and run as may."""
+
+    def __init__(self, max_active: int) -> None:
+        super().__init__(max_active)
+        self.max_active = max_active
+
+
 class KeyConflict(Exception):
     """An idempotency key that was used for something else."""
 
@@ -65,6 +73,7 @@ class NewJob:
         deadline: Unix time after which nobody waits.
         priority: Higher goes first.
         preview_every: Steps between two previews; 0: none.
+        max_active: Most jobs of the owner that wait or run at once (None: any number).
         batch_id: Batch that the job belongs to.
     """
 
@@ -75,6 +84,7 @@ class NewJob:
     fingerprint: str
     idempotency_key: str | None = None
     deadline: float | None = None
+    max_active: int | None = None
     priority: int = 0
     preview_every: int = 0
     batch_id: str | None = None
@@ -173,10 +183,12 @@ class JobStore:
 
         Raises:
             QueueFull: If too few places are free.
+            OwnerBusy: If their owner would have too many.
         """
         waiting = session.scalar(select(func.count()).where(Job.status == QUEUED)) or 0
         if waiting + len(new) > self.max_queued:
             raise QueueFull
+        check_owner(session, new)
         return [self._accept(session, each) for each in new]
 
     def _accept(self, session: Session, new: NewJob) -> Snapshot:
@@ -295,6 +307,15 @@ class JobStore:
             age_s = 0.0 if since is None else max(0.0, time.time() - since)
             return count_jobs(session), age_s, kept_bytes(session)
 
+    def counts_by_owner(self) -> dict[str, dict[str, int]]:
+        """Jobs by owner and status."""
+        query = select(Job.owner, Job.status, func.count()).group_by(Job.owner, Job.status)
+        found: dict[str, dict[str, int]] = {}
+        with self.reading.begin() as session:
+            for owner, status, count in session.execute(query):
+                found.setdefault(owner, {})[status] = count
+        return found
+
     def counts(self) -> dict[str, int]:
         """Jobs by status, of all owners."""
         with self.reading.begin() as session:
@@ -321,6 +342,22 @@ def _tell(session: Session) -> None:
         log_job(kind, job_id, **fields)
         if kind == "ended":
             count_ended(fields["status"], fields["code"])
+
+
+def check_owner(session: Session, new: Sequence[NewJob]) -> None:
+    """Check that the owner of new jobs may have so many at once.
+
+    Raises:
+        OwnerBusy: If not.
+    """
+    most = new[0].max_active if new else None
+    if most is None:
+        return
+    active = select(func.count()).where(
+        Job.owner == new[0].owner, Job.status.in_((QUEUED, RUNNING))
+    )
+    if (session.scalar(active) or 0) + len(new) > most:
+        raise OwnerBusy(most)
 
 
 def _job_row(new: NewJob) -> Job:

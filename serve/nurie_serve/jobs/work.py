@@ -52,16 +52,18 @@ class NewImage:
     """A picture that a replica has made.
 
     Args:
-        data: The PNG.
+        data: The picture with its layers and settings, an OpenRaster file.
         seed: Its seed.
         width: In pixels.
         height: In pixels.
+        sha256: Of the PNG without settings (None: of the file).
     """
 
     data: bytes
     seed: int
     width: int
     height: int
+    sha256: str | None = None
 
 
 class WorkQueue:
@@ -166,7 +168,7 @@ class WorkQueue:
         timing: Mapping[str, float],
     ) -> bool:
         """Bring in a job's pictures; False if the job is no longer this lease's."""
-        names = [f"results/{work.job_id}/{lease}-{number}.png" for number in range(len(images))]
+        names = [f"results/{work.job_id}/{lease}-{number}.ora" for number in range(len(images))]
         for name, image in zip(names, images, strict=True):
             self._store.files.write(name, image.data)
         with self._store.writing.begin() as session:
@@ -252,6 +254,6 @@ def _image_row(job_id: str, number: int, path: str, image: NewImage) -> Image:
         seed=image.seed,
         width=image.width,
         height=image.height,
-        sha256=hashlib.sha256(image.data).hexdigest(),
+        sha256=image.sha256 or hashlib.sha256(image.data).hexdigest(),
         num_bytes=len(image.data),
     )

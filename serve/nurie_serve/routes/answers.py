@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from nurie.inference.formats import FORMATS
 from nurie_serve import errors
 from nurie_serve.documents import JobDocument
 
@@ -13,6 +14,8 @@ _PROBLEM = {"content": {errors.MEDIA_TYPE: {"schema": {"$ref": "#/components/sch
 
 _MEANINGS = {
     400: "the body is missing or broken",
+    401: "a key is missing, wrong or has ended",
+    403: "the key's scope does not allow this",
     404: "there is no such thing, or it is somebody else's",
     409: "the Idempotency-Key stands for another request",
     413: "the body or a picture is too large",
@@ -24,6 +27,13 @@ _MEANINGS = {
 }
 
 PICTURE = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
+
+FILE = {
+    "content": {
+        each.media_type: {"schema": {"type": "string", "format": "binary"}}
+        for each in FORMATS.values()
+    }
+}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -16,10 +16,11 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.datastructures import FormData, UploadFile
 
 from nurie.inference.controls import ControlError
+from nurie.inference.formats import FORMATS
 from nurie.inference.images import ImageError
 from nurie_serve import errors
 from nurie_serve.batches import AskedBatch, BatchStore, Source, batch_document, file_name
-from nurie_serve.caller import WhoAsks
+from nurie_serve.caller import Caller, WhoAsks
 from nurie_serve.documents import BatchDocument
 from nurie_serve.errors import Problem, to_problem
 from nurie_serve.form import check_upload_id, digest_of, invalid, read_controls, read_form
@@ -44,7 +45,7 @@ _ZIP: dict[int | str, dict[str, Any]] = {
 def router(service: Service) -> APIRouter:
     """The routes over a service."""
     routes = APIRouter(prefix="/v1/batches", tags=["batches"])
-    batches = BatchStore(service.store, service.config.limits)
+    batches = BatchStore(service.store)
     _add_submission(routes, service, batches)
     _add_reading(routes, service, batches)
     return routes
@@ -64,7 +65,7 @@ def _add_submission(routes: APIRouter, service: Service, batches: BatchStore) ->
         """Accept sketches times references times seeds; an item that cannot be made fails alone."""
         form = await read_form(request, service.config.limits.max_batch_images)
         try:
-            batch = await _submit(service, batches, form, caller.name, idempotency_key)
+            batch = await _submit(service, batches, form, caller, idempotency_key)
         finally:
             await form.close()
         found = await asyncio.to_thread(batches.get, caller.name, batch.id)
@@ -108,14 +109,14 @@ def _add_reading(routes: APIRouter, service: Service, batches: BatchStore) -> No
 
 
 async def _submit(
-    service: Service, batches: BatchStore, form: FormData, owner: str, key: str | None
+    service: Service, batches: BatchStore, form: FormData, caller: Caller, key: str | None
 ) -> Batch:
     seeds = _read_seeds(form, service)
     plain = FormData([(k, v) for k, v in form.multi_items() if k not in (_SEED, *_LISTS)])
     for name in ("background", "mask"):
         if name in plain:
             raise invalid(name, "unknown_field", "a batch has sketches and references only")
-    values = read_controls(plain, service.controls)
+    values = read_controls(plain, caller.controls)
     given = {name: form.getlist(name) for name in _LISTS}
     count = len(seeds) * len(given["sketch"]) * len(given["reference"])
     most = service.config.limits.max_batch_images
@@ -131,19 +132,19 @@ async def _submit(
     contents = {name: [_digest(each) for each in parts] for name, parts in data.items()}
     fingerprint = digest_of([values, seeds, contents])
     if key is not None:
-        repeated = await asyncio.to_thread(batches.find_repeated, owner, key, fingerprint)
+        repeated = await asyncio.to_thread(batches.find_repeated, caller.name, key, fingerprint)
         if repeated is not None:
             return repeated
     await service.check_places(count)
     sources = {
         name: [
-            await _source(service, owner, name, part, each)
+            await _source(service, caller, name, part, each)
             for part, each in zip(given[name], data[name], strict=True)
         ]
         for name in _LISTS
     }
     asked = AskedBatch(sources["sketch"], sources["reference"], seeds, values, fingerprint, key)
-    batch = await asyncio.to_thread(batches.submit, owner, asked)
+    batch = await asyncio.to_thread(batches.submit, caller, asked)
     for item in batch.items:
         if item["job"]:
             service.dispatcher.call()
@@ -151,19 +152,19 @@ async def _submit(
 
 
 async def _source(
-    service: Service, owner: str, name: str, part: UploadFile | str, data: bytes | str
+    service: Service, caller: Caller, name: str, part: UploadFile | str, data: bytes | str
 ) -> Source:
     """A picture of the form, or why it cannot be used."""
     try:
         if isinstance(data, str):
             check_upload_id(name, data)
-            found = await asyncio.to_thread(service.find_upload, owner, name, data)
+            found = await asyncio.to_thread(service.find_upload, caller, name, data)
             return Source(data, *found)
-        decoded = (await service.decode({name: data}))[name]
+        decoded = (await service.decode({name: data}, caller.limits))[name]
     except (ImageError, Problem) as error:
         return Source(_name(part), error=to_problem(error).document())
     add = service.store.pictures.add
-    picture = await asyncio.to_thread(add, owner, decoded.png, decoded.size)
+    picture = await asyncio.to_thread(add, caller.name, decoded.png, decoded.size)
     return Source(_name(part), picture.id, decoded.size)
 
 
@@ -201,7 +202,7 @@ def _zip(service: Service, document: BatchDocument, snapshots: dict[str, Snapsho
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for item in document.items:
             if item.status == SUCCEEDED and item.job is not None:
-                png = service.finished(snapshots[item.job], 0).png
+                png = service.picture(snapshots[item.job], 0, FORMATS["png"])
                 archive.writestr(file_name(item, "png"), png)
         text = json.dumps(document.model_dump(mode="json"), indent=2)
         archive.writestr("batch.json", text)

@@ -10,19 +10,21 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from nurie.inference.formats import FORMATS, Format
 from nurie_serve import errors
 from nurie_serve.caller import WhoAsks
 from nurie_serve.errors import Problem
 from nurie_serve.form import read_request
 from nurie_serve.jobs.store import Snapshot
-from nurie_serve.routes.answers import PICTURE, REFUSED, job_answer
+from nurie_serve.routes.answers import FILE, REFUSED, job_answer
 from nurie_serve.schema import colorize_request_schema
 from nurie_serve.service import Service
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        **PICTURE,
-        "description": "the picture, or with Accept: application/json the finished job",
+        **FILE,
+        "description": "the picture in the format that Accept names (PNG), or with Accept: "
+        "application/json the finished job",
         "headers": {
             "X-Seed": {"schema": {"type": "integer"}},
             "X-Model": {"schema": {"type": "string"}},
@@ -53,9 +55,9 @@ def router(service: Service) -> APIRouter:
         try:
             # Ray Serve's own time-out can be switched off by a client's header; this one cannot.
             async with asyncio.timeout(limits.deadline_s):
-                asked = await read_request(request, service.controls)
+                asked = await read_request(request, caller.controls)
                 submitted = await service.submit(
-                    caller.name, asked, deadline=None if patience else deadline
+                    caller, asked, deadline=None if patience else deadline
                 )
                 service.dispatcher.call()
                 async with asyncio.timeout(patience):
@@ -76,18 +78,30 @@ def router(service: Service) -> APIRouter:
 
 
 async def _answer(service: Service, request: Request, done: Snapshot) -> Response:
-    if "application/json" in request.headers.get("accept", ""):
+    if "application/json" in _accept(request):
         return JSONResponse(service.document(done).model_dump(mode="json"))
     if not done.images:
         raise _failure(done)
-    finished = await asyncio.to_thread(service.finished, done, 0)
+    wanted = _wanted(request)
+    data = await asyncio.to_thread(service.picture, done, 0, wanted)
     headers = {
         "X-Seed": str(done.images[0].seed),
         "X-Model": done.job.model or "",
         "X-Job-Id": done.job.id,
         "Cache-Control": "no-store",
     }
-    return Response(finished.png, media_type="image/png", headers=headers)
+    return Response(data, media_type=wanted.media_type, headers=headers)
+
+
+def _wanted(request: Request) -> Format:
+    """The first format that ``Accept`` names, else PNG."""
+    accepted = [part.partition(";")[0].strip() for part in _accept(request).split(",")]
+    by_type = {each.media_type: each for each in FORMATS.values()}
+    return next((by_type[each] for each in accepted if each in by_type), FORMATS["png"])
+
+
+def _accept(request: Request) -> str:
+    return request.headers.get("accept", "").lower()
 
 
 def _failure(done: Snapshot) -> Problem:

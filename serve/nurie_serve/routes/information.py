@@ -11,8 +11,9 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
+from nurie.inference.formats import FORMATS
 from nurie_serve import examples
-from nurie_serve.formats import FORMATS
+from nurie_serve.caller import WhoAsks
 from nurie_serve.jobs.tables import QUEUED, RUNNING
 from nurie_serve.routes.answers import PICTURE, problems
 from nurie_serve.schema import options
@@ -45,10 +46,10 @@ def add_page(app: FastAPI) -> None:
 
 def _add_information(routes: APIRouter, service: Service) -> None:
     @routes.get("/v1/options", responses=problems(503))
-    async def get_options() -> dict[str, Any]:
-        """Every picture, control and limit of /v1/colorize."""
+    async def get_options(caller: WhoAsks) -> dict[str, Any]:
+        """Every picture, control and limit of /v1/colorize, as the caller may use them."""
         defaults = (await service.dispatcher.describe()).defaults
-        return options(service.controls, service.config.limits, defaults, FORMATS)
+        return options(caller.controls, caller.limits, defaults, FORMATS)
 
     @routes.get("/v1/models", responses=problems(503))
     async def get_models() -> dict[str, Any]:

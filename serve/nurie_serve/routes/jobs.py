@@ -9,18 +9,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from nurie.inference.formats import FORMATS, find_format
 from nurie_serve import errors
 from nurie_serve.caller import WhoAsks
 from nurie_serve.documents import CountDocument, JobDocument, JobPage, JobStatus
 from nurie_serve.form import read_request
-from nurie_serve.formats import find_format
 from nurie_serve.jobs.tables import QUEUED, RUNNING
-from nurie_serve.routes.answers import PICTURE, REFUSED, job_answer, problems
+from nurie_serve.routes.answers import FILE, REFUSED, job_answer, problems
 from nurie_serve.schema import colorize_request_schema
-from nurie_serve.service import Service
+from nurie_serve.service import Service, find_image
 
 _MAX_KEY_LENGTH = 200
 _PAGE = 50
+_FORMATS = f"one of {', '.join(FORMATS)}"
 _ACCEPTED: dict[int | str, dict[str, Any]] = {
     202: {
         "model": JobDocument,
@@ -60,8 +61,8 @@ def _add_submission(routes: APIRouter, service: Service) -> None:
         request: Request, caller: WhoAsks, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Accept a sketch to colour; the answer comes at once, the picture later."""
-        asked = await read_request(request, service.controls)
-        snapshot = await service.submit(caller.name, asked, key=idempotency_key)
+        asked = await read_request(request, caller.controls)
+        snapshot = await service.submit(caller, asked, key=idempotency_key)
         service.dispatcher.call()
         return job_answer(service.document(snapshot), HTTPStatus.ACCEPTED)
 
@@ -89,26 +90,27 @@ def _add_reading(routes: APIRouter, service: Service) -> None:
     @routes.get(
         "/{job_id}/images/{number}",
         response_class=Response,
-        responses={200: {**PICTURE, "description": "the picture"}, **problems(404, 422)},
+        responses={200: {**FILE, "description": "the file"}, **problems(404, 422)},
     )
     async def get_image(
         job_id: str,
         number: int,
         caller: WhoAsks,
         request: Request,
-        format: Annotated[str, Query(max_length=20)] = "png",
+        format: Annotated[str, Query(max_length=20, description=_FORMATS)] = "png",
+        metadata: Annotated[bool, Query(description="whether its settings are in it")] = True,
     ) -> Response:
-        """A finished picture."""
+        """A finished picture; PSD and OpenRaster hold line, colour, background and mask."""
         wanted = find_format(format)
         snapshot = await service.find(caller.name, job_id)
-        finished = await asyncio.to_thread(service.finished, snapshot, number)
-        tag = f'"{snapshot.images[number].sha256}-{wanted.suffix}"'
+        plain = "" if metadata else "-plain"
+        tag = f'"{find_image(snapshot, number).sha256}-{wanted.name}{plain}"'
         headers = {"ETag": tag, "Cache-Control": "private, max-age=3600"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-        name = f"{job_id}-{number}.{wanted.suffix}"
+        data = await asyncio.to_thread(service.picture, snapshot, number, wanted, metadata)
+        name = f"{job_id}-{number}.{wanted.name}"
         headers["Content-Disposition"] = f'attachment; filename="{name}"'
-        data = await asyncio.to_thread(wanted.encode, finished)
         return Response(data, media_type=wanted.media_type, headers=headers)
 
 

@@ -20,11 +20,11 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.datastructures import FormData, UploadFile
 
 from nurie.inference.controls import Control, ControlError
+from nurie.inference.formats import FORMATS
 from nurie_serve import errors
-from nurie_serve.caller import WhoAsks
+from nurie_serve.caller import Caller, WhoAsks
 from nurie_serve.errors import Problem, to_problem
 from nurie_serve.form import Asked, invalid, read_controls, read_form
-from nurie_serve.formats import FORMATS, find_format
 from nurie_serve.jobs.store import Snapshot
 from nurie_serve.schema import control_schema
 from nurie_serve.service import Service
@@ -76,18 +76,19 @@ def router(service: Service) -> APIRouter:
     )
     async def edit(request: Request, caller: WhoAsks) -> Response:
         """Colour image[0] with image[1] as the reference, in OpenAI's form."""
-        return await _in_their_form(lambda: _edit(service, request, caller.name))
+        return await _in_their_form(lambda: _edit(service, request, caller))
 
     return routes
 
 
-async def _edit(service: Service, request: Request, owner: str) -> Response:
+async def _edit(service: Service, request: Request, caller: Caller) -> Response:
     form = await read_form(request)
     try:
-        wanted = await _read(form, service)
+        wanted = await _read(form, caller.controls)
     finally:
         await form.close()
-    jobs = await _submit(service, owner, wanted)
+    owner = caller.name
+    jobs = await _submit(service, caller, wanted)
     if wanted.stream:
         return StreamingResponse(
             _events(service, owner, jobs[0], wanted),
@@ -108,7 +109,7 @@ async def _edit(service: Service, request: Request, owner: str) -> Response:
     return JSONResponse({**body, "data": [{"b64_json": picture} for picture in pictures]})
 
 
-async def _read(form: FormData, service: Service) -> Edit:
+async def _read(form: FormData, available: tuple[Control, ...]) -> Edit:
     images = [part for name in _IMAGES for part in form.getlist(name)]
     if len(images) != 2 or not all(isinstance(part, UploadFile) for part in images):
         raise invalid("image[]", "missing_field", "send two files: the sketch, then the reference")
@@ -121,8 +122,8 @@ async def _read(form: FormData, service: Service) -> Edit:
         raise invalid("n", "out_of_range", "a stream has one picture")
     known = (*_IMAGES, *_WITHOUT_EFFECT, *own, _SIZE)
     controls = FormData([(k, v) for k, v in form.multi_items() if k not in known])
-    values = read_controls(controls, service.controls)
-    values |= _size(form, service.controls)
+    values = read_controls(controls, available)
+    values |= _size(form, available)
     data = {name: await part.read() for name, part in files.items() if isinstance(part, UploadFile)}
     every = 1 if own["partial_images"] else 0
     asked = Asked(values, data, {}, every)
@@ -152,9 +153,9 @@ def _size(form: FormData, controls: tuple[Control, ...]) -> dict[str, Any]:
         ) from None
 
 
-async def _submit(service: Service, owner: str, wanted: Edit) -> list[Snapshot]:
+async def _submit(service: Service, caller: Caller, wanted: Edit) -> list[Snapshot]:
     deadline = time.time() + service.config.limits.deadline_s
-    jobs = await service.submit_series(owner, wanted.asked, wanted.count, deadline)
+    jobs = await service.submit_series(caller, wanted.asked, wanted.count, deadline)
     for _ in jobs:
         service.dispatcher.call()
     return jobs
@@ -163,8 +164,7 @@ async def _submit(service: Service, owner: str, wanted: Edit) -> list[Snapshot]:
 async def _picture(service: Service, done: Snapshot, output_format: str) -> str:
     if not done.images:
         raise Problem.from_document(done.job.error) if done.job.error else errors.unavailable()
-    finished = await asyncio.to_thread(service.finished, done, 0)
-    data = await asyncio.to_thread(find_format(output_format).encode, finished)
+    data = await asyncio.to_thread(service.picture, done, 0, FORMATS[output_format])
     return base64.b64encode(data).decode()
 
 

@@ -56,7 +56,7 @@ def router(service: Service) -> APIRouter:
             data = await given[0].read()
         finally:
             await form.close()
-        decoded = (await service.decode({FIELD: data}))[FIELD]
+        decoded = (await service.decode({FIELD: data}, caller.limits))[FIELD]
         expires_at = time.time() + service.config.jobs.keep_s
         picture = await asyncio.to_thread(
             pictures.add, caller.name, decoded.png, decoded.size, expires_at
