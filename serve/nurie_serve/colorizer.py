@@ -159,6 +159,8 @@ class Colorizer:
         except Abandoned:
             return []
         except Exception as error:
+            if _is_out_of_memory(error):
+                _free_memory()
             if len(batch.jobs) == 1:
                 self._fail(batch, error)
                 return []
@@ -172,9 +174,7 @@ class Colorizer:
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         logger.error("job %s failed", batch.jobs[0].job_id, exc_info=error)
-        # CUDA's error is a RuntimeError of torch, which this module does not import.
-        memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        problem = errors.out_of_memory() if memory else errors.internal()
+        problem = errors.out_of_memory() if _is_out_of_memory(error) else errors.internal()
         self.queue.fail(batch.lease, batch.jobs[0].job_id, problem.document())
 
     def _denoise(self, batch: Batch) -> list[Image.Image]:
@@ -207,8 +207,14 @@ class Colorizer:
             picture = NewImage(_png(image), work.params["seed"], *image.size)
             encoded = {"encode_s": time.monotonic() - began, "queue_s": work.waited_s}
             timing = {name: round(s, 3) for name, s in (seconds | encoded).items()}
-            if self.queue.finish(lease, work, [picture], self._info.label, timing):
-                observe_stages(timing)
+            try:
+                if self.queue.finish(lease, work, [picture], self._info.label, timing):
+                    observe_stages(timing)
+            except OSError as error:
+                if not errors.disk_is_full(error):
+                    raise
+                logger.error("job %s: no room for its picture", work.job_id)
+                self.queue.fail(lease, work.job_id, errors.storage_full().document())
 
     def _read(self, work: Work) -> dict[str, Image.Image]:
         pictures = {}
@@ -279,6 +285,22 @@ class Follower:
             for index in asking
         }
         self._queue.preview(self._batch.lease, shown)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # CUDA's error is a RuntimeError of torch, which this module imports only where it is needed.
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _free_memory() -> None:
+    """Give back what a failed batch held on the GPU, so that the next one has it."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _all_or_none(images: list[Image.Image | None]) -> list[Image.Image | None] | None:

@@ -25,7 +25,7 @@ from nurie_serve.watch import Watcher
 
 logger = logs.logger
 
-_REPLICA_LOST = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
+_REPLICA_LOST = (RayActorError, ReplicaUnavailableError)
 _LOOK_EVERY_S = 1.0
 _CLEAN_EVERY_S = 60.0
 
@@ -138,6 +138,9 @@ class Dispatcher:
         lease = new_id("lease")
         try:
             await self._colorizer.work.remote(lease)
+        except DeploymentUnavailableError:
+            # No replica can be started; asking at once again would be asking without end.
+            await asyncio.sleep(_LOOK_EVERY_S)
         except _REPLICA_LOST:
             REPLICAS_LOST.inc()
             lost = await asyncio.to_thread(self._queue.release, lease, counts=True)

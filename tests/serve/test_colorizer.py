@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import pytest
 
 from nurie.config.serve import LimitsConfig, ServeConfig
 from nurie_serve.colorizer import Colorizer
+from nurie_serve.jobs.files import PictureFiles
 from nurie_serve.jobs.store import JobStore, NewJob
 from tests.serve.conftest import INFO, PNG, UNLUCKY, Painter
 from tests.serve.waiting import eventually
@@ -166,6 +168,23 @@ def test_store_in_trouble_gives_the_jobs_back(
     assert status(store, job_id) == "queued"
     asyncio.run(colorizer.work("l2"))
     assert status(store, job_id) == "succeeded"
+
+
+def test_no_room_for_the_picture(
+    colorizer: Colorizer, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(store, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PictureFiles, "write", full)
+        asyncio.run(colorizer.work("l"))
+    assert store.get("me", job_id).job.error["code"] == "storage_full"
+    again = submit(store, 1)
+    asyncio.run(colorizer.work("l2"))
+    assert status(store, again) == "succeeded"
 
 
 def test_failed_job_is_no_failed_replica(colorizer: Colorizer, store: JobStore) -> None:
