@@ -81,7 +81,8 @@ class Colorizer:
         self._warm_up()
         store = JobStore(config.jobs, config.max_queued_requests)
         self.queue = WorkQueue(store)
-        self._reporter = Reporter(ReplicaBoard(store), self._info, self._pulse.healthy)
+        board = ReplicaBoard(store, config.address)
+        self._reporter = Reporter(board, self._info, self._pulse.healthy)
 
     async def work(self, lease: str) -> list[str]:
         """Run the next batch of waiting jobs, if there are any.

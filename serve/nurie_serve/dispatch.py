@@ -40,6 +40,7 @@ class Dispatcher:
         colorizer: Handle of the colorizer deployment.
         store: The job store.
         watcher: Is told when jobs have ended.
+        board: The replicas that live.
         scales_to_zero: No replica is no fault.
     """
 
@@ -48,6 +49,7 @@ class Dispatcher:
         colorizer: DeploymentHandle,
         store: JobStore,
         watcher: Watcher,
+        board: ReplicaBoard,
         *,
         scales_to_zero: bool,
     ) -> None:
@@ -57,7 +59,7 @@ class Dispatcher:
         self._watcher = watcher
         self._calls: set[asyncio.Task] = set()
         self._look_now = asyncio.Event()
-        self._board = ReplicaBoard(store)
+        self._board = board
         self._scales_to_zero = scales_to_zero
 
     def call(self) -> None:

@@ -133,6 +133,11 @@ class ServeConfig(ConfigModel):
     limits: LimitsConfig = LimitsConfig()
     """What one request may ask for."""
 
+    @property
+    def address(self) -> str:
+        """Where the endpoint is reached from this machine."""
+        return f"http://{self.host}:{self.port}"
+
     @model_validator(mode="after")
     def _offload_needs_a_gpu(self) -> Self:
         if self.cpu_offload and self.num_gpus == 0:
