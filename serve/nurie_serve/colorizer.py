@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import io
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -289,18 +291,15 @@ class Follower:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # CUDA's error is a RuntimeError of torch, which this module imports only where it is needed.
+    # CUDA's error is a RuntimeError of torch, which the model's loader imports, not this module.
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _free_memory() -> None:
     """Give back what a failed batch held on the GPU, so that the next one has it."""
-    import gc
-
-    import torch
-
     gc.collect()
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
