@@ -66,7 +66,11 @@ def _colorizer(config: ServeConfig) -> serve.Deployment:
     deploy = serve.deployment(
         name="Colorizer",
         max_ongoing_requests=config.max_ongoing_requests,
-        autoscaling_config=config.autoscaling.model_dump(),
+        # One replica at first even where none may be later: a model that cannot be loaded shows.
+        autoscaling_config={
+            **config.autoscaling.model_dump(),
+            "initial_replicas": max(1, config.autoscaling.min_replicas),
+        },
         ray_actor_options={
             "num_cpus": config.num_cpus,
             "num_gpus": config.num_gpus,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import hashlib
 import io
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -109,7 +111,8 @@ class Colorizer:
         self._warm_up()
         store = JobStore(config.jobs, config.max_queued_requests)
         self.queue = WorkQueue(store)
-        self._reporter = Reporter(ReplicaBoard(store), self._info, self._pulse.healthy)
+        board = ReplicaBoard(store, config.address)
+        self._reporter = Reporter(board, self._info, self._pulse.healthy)
 
     async def work(self, lease: str) -> list[str]:
         """Run the next batch of waiting jobs, if there are any.
@@ -187,6 +190,8 @@ class Colorizer:
         except Abandoned:
             return []
         except Exception as error:
+            if _is_out_of_memory(error):
+                _free_memory()
             if len(batch.jobs) == 1:
                 self._fail(batch, error)
                 return []
@@ -197,9 +202,7 @@ class Colorizer:
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         logger.error("job %s failed", batch.jobs[0].job_id, exc_info=error)
-        # CUDA's error is a RuntimeError of torch, which this module does not import.
-        memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        problem = errors.out_of_memory() if memory else errors.internal()
+        problem = errors.out_of_memory() if _is_out_of_memory(error) else errors.internal()
         self.queue.fail(batch.lease, batch.jobs[0].job_id, problem.document())
 
     def _denoise(self, batch: Batch) -> list[Made]:
@@ -235,8 +238,14 @@ class Colorizer:
             picture = each.encode()
             encoded = {"encode_s": time.monotonic() - began, "queue_s": each.work.waited_s}
             timing = {name: round(s, 3) for name, s in (each.seconds | encoded).items()}
-            if self.queue.finish(lease, each.work, [picture], self._info.label, timing):
-                observe_stages(timing)
+            try:
+                if self.queue.finish(lease, each.work, [picture], self._info.label, timing):
+                    observe_stages(timing)
+            except OSError as error:
+                if not errors.disk_is_full(error):
+                    raise
+                logger.error("job %s: no room for its picture", each.work.job_id)
+                self.queue.fail(lease, each.work.job_id, errors.storage_full().document())
 
     def _read(self, work: Work) -> dict[str, Image.Image]:
         pictures = {}
@@ -307,6 +316,19 @@ class Follower:
             for index in asking
         }
         self._queue.preview(self._batch.lease, shown)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # CUDA's error is a RuntimeError of torch, which the model's loader imports, not this module.
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _free_memory() -> None:
+    """Give back what a failed batch held on the GPU, so that the next one has it."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _all_or_none(images: list[Image.Image | None]) -> list[Image.Image | None] | None:

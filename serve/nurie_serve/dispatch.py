@@ -25,7 +25,7 @@ from nurie_serve.watch import Watcher
 
 logger = logs.logger
 
-_REPLICA_LOST = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
+_REPLICA_LOST = (RayActorError, ReplicaUnavailableError)
 _LOOK_EVERY_S = 1.0
 _CLEAN_EVERY_S = 60.0
 
@@ -40,6 +40,7 @@ class Dispatcher:
         colorizer: Handle of the colorizer deployment.
         store: The job store.
         watcher: Is told when jobs have ended.
+        board: The replicas that live.
         scales_to_zero: No replica is no fault.
     """
 
@@ -48,6 +49,7 @@ class Dispatcher:
         colorizer: DeploymentHandle,
         store: JobStore,
         watcher: Watcher,
+        board: ReplicaBoard,
         *,
         scales_to_zero: bool,
     ) -> None:
@@ -57,7 +59,7 @@ class Dispatcher:
         self._watcher = watcher
         self._calls: set[asyncio.Task] = set()
         self._look_now = asyncio.Event()
-        self._board = ReplicaBoard(store)
+        self._board = board
         self._scales_to_zero = scales_to_zero
 
     def call(self) -> None:
@@ -138,6 +140,9 @@ class Dispatcher:
         lease = new_id("lease")
         try:
             await self._colorizer.work.remote(lease)
+        except DeploymentUnavailableError:
+            # No replica can be started; asking at once again would be asking without end.
+            await asyncio.sleep(_LOOK_EVERY_S)
         except _REPLICA_LOST:
             REPLICAS_LOST.inc()
             lost = await asyncio.to_thread(self._queue.release, lease, counts=True)

@@ -127,11 +127,12 @@ def deadline_exceeded() -> Problem:
 
 
 def worker_lost(attempts: int) -> Problem:
-    """A job took its replica down again and again."""
+    """A job took its replica down, or was taken down, again and again."""
     return Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "worker_lost",
-        f"{attempts} replicas died while they worked on this job; it is not tried again",
+        f"{attempts} attempts at this job ended without a picture, because the replica died or "
+        "could not go on; it is not tried again",
         headers=_RETRY,
     )
 
@@ -191,7 +192,7 @@ def to_problem(error: Exception) -> Problem:
         return busy()
     if isinstance(error, OwnerBusy):
         return owner_busy(error.max_active)
-    if isinstance(error, StorageFull) or _disk_is_full(error):
+    if isinstance(error, StorageFull) or disk_is_full(error):
         return storage_full()
     if isinstance(error, KeyConflict):
         return Problem(
@@ -210,7 +211,8 @@ def to_problem(error: Exception) -> Problem:
     return internal()
 
 
-def _disk_is_full(error: Exception) -> bool:
+def disk_is_full(error: Exception) -> bool:
+    """Whether an error of a file or of the store says that there is no space."""
     if isinstance(error, OperationalError):
         return "disk is full" in str(error.orig)
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

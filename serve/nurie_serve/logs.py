@@ -22,5 +22,6 @@ def log_job(event: str, job_id: str, level: int = logging.INFO, **fields: Any) -
         fields: What else there is to say.
     """
     known = {"event": event, "job_id": job_id, **fields}
+    known = {name: value for name, value in known.items() if value is not None}
     text = " ".join(f"{name}={value}" for name, value in known.items())
     logger.log(level, text, extra=known)

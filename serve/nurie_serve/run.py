@@ -15,6 +15,8 @@ from ray.serve import Application
 
 from nurie.config.serve import ServeConfig
 from nurie_serve.app import APP_NAME, build
+from nurie_serve.jobs.replicas import ReplicaBoard
+from nurie_serve.jobs.store import JobStore
 
 ENVIRONMENT = {
     # A dead proxy is replaced after about 5 seconds instead of 30.
@@ -44,7 +46,7 @@ def serve(config: ServeConfig, blocking: bool = True) -> str:
         The address of the page.
 
     Raises:
-        ValueError: If the port is taken.
+        ValueError: If the port or the folder of jobs is taken.
         RuntimeError: If the application does not start; the message holds the replica's error.
     """
     address = start(config, build(config))
@@ -66,9 +68,15 @@ def who_comes_in(config: ServeConfig) -> str:
 
 
 def start(config: ServeConfig, application: Application) -> str:
-    """Deploy an application, wait until it answers, and return its address."""
+    """Deploy an application, wait until it answers, and return its address.
+
+    Raises:
+        ValueError: If the port or the folder of jobs is taken.
+        RuntimeError: If it does not answer.
+    """
+    _check_jobs_are_its_own(config)
     _connect(config)
-    address = f"http://{config.host}:{config.port}"
+    address = config.address
     ray_serve.start(http_options={"host": config.host, "port": config.port})
     ray_serve.run(application, name=APP_NAME, route_prefix="/")
     _wait_ready(address)
@@ -97,6 +105,18 @@ def _connect(config: ServeConfig) -> None:
         log_to_driver=False,
         object_store_memory=OBJECT_STORE_BYTES,
     )
+
+
+def _check_jobs_are_its_own(config: ServeConfig) -> None:
+    """Two endpoints on one store would make each other's pictures, with another model perhaps."""
+    store = JobStore(config.jobs, config.max_queued_requests)
+    other = ReplicaBoard(store, config.address).other_endpoint()
+    store.close()
+    if other is not None:
+        raise ValueError(
+            f"jobs.folder: {config.jobs.folder} is in use by the endpoint at {other}; give this "
+            f"one a folder of its own, e.g. --jobs.folder runs/jobs-{config.port}"
+        )
 
 
 def _check_port_is_free(config: ServeConfig) -> None:

@@ -18,6 +18,7 @@ from nurie_serve.decoding import DecoderPool
 from nurie_serve.dispatch import Dispatcher
 from nurie_serve.documents import JobDocument
 from nurie_serve.form import Asked, Decoded, batch_key, check_other_side, choose_seed, decode
+from nurie_serve.jobs.replicas import ReplicaBoard
 from nurie_serve.jobs.store import JobStore, NewJob, QueueFull, Snapshot
 from nurie_serve.jobs.tables import FINAL, QUEUED, Image
 from nurie_serve.schema import limited_controls
@@ -42,6 +43,7 @@ class Service:
             colorizer,
             self.store,
             self.watcher,
+            ReplicaBoard(self.store, config.address),
             scales_to_zero=config.autoscaling.min_replicas == 0,
         )
         self.decoders = DecoderPool(config.num_decoders, config.limits.max_pixels)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from nurie.config.serve import LimitsConfig, ServeConfig
+from nurie_serve import run
 from nurie_serve.colorizer import Colorizer
+from nurie_serve.jobs.files import PictureFiles
 from nurie_serve.jobs.store import JobStore, NewJob
 from tests.serve.conftest import INFO, PNG, UNLUCKY, Painter
 from tests.serve.waiting import eventually
@@ -49,6 +52,16 @@ def test_warms_up_before_it_serves(colorizer: Colorizer, painter: Painter) -> No
     assert [call.seed for call in painter.calls] == [[0]]
 
 
+def test_jobs_of_another_endpoint_are_left_to_it(colorizer: Colorizer, config: ServeConfig) -> None:
+    same = config.model_copy(update={"model": "another"})
+    run._check_jobs_are_its_own(same)
+    other = config.model_copy(update={"port": 8001})
+    with pytest.raises(ValueError, match=r"in use by the endpoint at http://127\.0\.0\.1:8000"):
+        run._check_jobs_are_its_own(other)
+    colorizer.close()
+    run._check_jobs_are_its_own(other)
+
+
 def test_nothing_to_do(colorizer: Colorizer) -> None:
     assert asyncio.run(colorizer.work("l")) == []
 
@@ -56,14 +69,14 @@ def test_nothing_to_do(colorizer: Colorizer) -> None:
 def test_waits_a_moment_for_company(
     colorizer: Colorizer, painter: Painter, store: JobStore
 ) -> None:
-    async def run() -> list[str]:
+    async def work() -> list[str]:
         task = asyncio.create_task(colorizer.work("l"))
         await asyncio.sleep(0.1)
         submit(store, 2)
         return await task
 
     first = submit(store, 1)
-    ended = asyncio.run(run())
+    ended = asyncio.run(work())
     assert painter.jobs[0].seed == [1, 2]
     assert first in ended
     assert len(ended) == 2
@@ -74,7 +87,7 @@ def test_caller_that_leaves_does_not_take_the_job_along(
 ) -> None:
     job_id = submit(store, 1)
 
-    async def run() -> None:
+    async def work() -> None:
         painter.gate.clear()
         task = asyncio.create_task(colorizer.work("l"))
         await asyncio.to_thread(eventually, lambda: painter.jobs)
@@ -84,7 +97,7 @@ def test_caller_that_leaves_does_not_take_the_job_along(
         painter.gate.set()
         await asyncio.to_thread(eventually, lambda: status(store, job_id) == "succeeded")
 
-    asyncio.run(run())
+    asyncio.run(work())
 
 
 def test_late_job_ends_at_the_next_step(
@@ -93,13 +106,13 @@ def test_late_job_ends_at_the_next_step(
     job_id = submit(store, 1, steps=50, deadline=time.time() + 0.7)
     painter.gate.clear()
 
-    async def run() -> None:
+    async def work() -> None:
         task = asyncio.create_task(colorizer.work("l"))
         await asyncio.to_thread(eventually, lambda: status(store, job_id) == "failed")
         painter.gate.set()
         await task
 
-    asyncio.run(run())
+    asyncio.run(work())
     assert store.get("me", job_id).job.error["code"] == "deadline_exceeded"
     assert painter.steps < 50
 
@@ -109,7 +122,7 @@ def test_stuck_step_is_unhealthy_and_loses_the_lease(
 ) -> None:
     job_id = submit(store, 1)
 
-    async def run() -> None:
+    async def work() -> None:
         painter.gate.clear()
         task = asyncio.create_task(colorizer.work("l"))
         await asyncio.to_thread(eventually, lambda: painter.jobs)
@@ -126,7 +139,7 @@ def test_stuck_step_is_unhealthy_and_loses_the_lease(
         await task
         colorizer.check_health()
 
-    asyncio.run(run())
+    asyncio.run(work())
 
 
 def test_lease_is_kept_while_steps_are_made(
@@ -137,7 +150,7 @@ def test_lease_is_kept_while_steps_are_made(
     )
     job_id = submit(store, 1)
 
-    async def run() -> None:
+    async def work() -> None:
         painter.gate.clear()
         task = asyncio.create_task(colorizer.work("l"))
         await asyncio.to_thread(eventually, lambda: painter.jobs)
@@ -147,7 +160,7 @@ def test_lease_is_kept_while_steps_are_made(
         painter.gate.set()
         await task
 
-    asyncio.run(run())
+    asyncio.run(work())
     assert status(store, job_id) == "succeeded"
 
 
@@ -166,6 +179,23 @@ def test_store_in_trouble_gives_the_jobs_back(
     assert status(store, job_id) == "queued"
     asyncio.run(colorizer.work("l2"))
     assert status(store, job_id) == "succeeded"
+
+
+def test_no_room_for_the_picture(
+    colorizer: Colorizer, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(store, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PictureFiles, "write", full)
+        asyncio.run(colorizer.work("l"))
+    assert store.get("me", job_id).job.error["code"] == "storage_full"
+    again = submit(store, 1)
+    asyncio.run(colorizer.work("l2"))
+    assert status(store, again) == "succeeded"
 
 
 def test_failed_job_is_no_failed_replica(colorizer: Colorizer, store: JobStore) -> None:

@@ -146,6 +146,11 @@ class ServeConfig(ConfigModel):
     """What one request may ask for."""
 
     @property
+    def address(self) -> str:
+        """Where the endpoint is reached from this machine."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
     def hosts(self) -> tuple[str, ...]:
         """Names that requests may use for this server; empty allows all."""
         if self.allowed_hosts is not None:

@@ -152,7 +152,9 @@ class Demo:
         """Start the HTTP endpoint with the registered model and return the page's address."""
         tracking = self.config.tracking
         model = f"models:/{tracking.registered_model}@{tracking.alias}"
-        return self._start(["serve", SERVE_CONFIG, "--model", model], 8000, "/readyz", say)
+        jobs = str(FOLDER / "jobs")
+        words = ["serve", SERVE_CONFIG, "--model", model, "--jobs.folder", jobs]
+        return self._start(words, 8000, "/readyz", say)
 
     def start_dashboard(self, say: Say) -> str:
         """Start MLflow's dashboard and return its address."""

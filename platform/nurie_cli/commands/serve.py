@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     config = load(args.config, args.settings, ServeConfig)
     if args.status:
-        return show_status(f"http://{config.host}:{config.port}")
+        return show_status(config.address)
     if args.write_deploy_file:
         return write_deploy_file(config, args.write_deploy_file)
     from nurie_serve.run import serve

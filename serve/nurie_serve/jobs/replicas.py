@@ -25,14 +25,26 @@ class ReplicaBoard:
 
     Args:
         store: The job store.
+        endpoint: Address of the application.
     """
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: JobStore, endpoint: str) -> None:
         self._store = store
+        self._endpoint = endpoint
+
+    def other_endpoint(self) -> str | None:
+        """Another application whose replicas live on this store, if there is one."""
+        query = select(Replica.endpoint).where(
+            Replica.endpoint != self._endpoint, Replica.seen_at > time.time() - ALIVE_FOR_S
+        )
+        with self._store.reading.begin() as session:
+            return session.scalar(query.limit(1))
 
     def report(self, replica_id: str, info: ModelInfo) -> None:
         """Say that a replica lives."""
-        row = Replica(id=replica_id, info=asdict(info), seen_at=time.time())
+        row = Replica(
+            id=replica_id, endpoint=self._endpoint, info=asdict(info), seen_at=time.time()
+        )
         with self._store.writing.begin() as session:
             session.merge(row)
 

@@ -147,6 +147,8 @@ class Replica(Table):
 
     __tablename__ = "replicas"
     id: Mapped[str] = mapped_column(primary_key=True)
+    endpoint: Mapped[str]
+    """Address of the application that it belongs to."""
     info: Mapped[dict[str, Any]] = mapped_column(JSON)
     seen_at: Mapped[float]
 
