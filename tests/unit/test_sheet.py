@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nurie.evaluation.report import Measured, bootstrap, compare, markdown, summarize, table
+from nurie.evaluation.report import Measured, compare, markdown, summarize, table
 from nurie.evaluation.sheet import grid
+from nurie.evaluation.statistics import bootstrap
 
 RED, BLUE, GREEN = (250, 10, 10), (10, 10, 250), (10, 250, 10)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from nurie.config.base import ConfigModel
 from nurie.config.data import DataConfig
-from nurie.config.evaluate import EvaluateConfig
+from nurie.config.evaluate import AblationsConfig, EvaluateConfig, ResultsConfig
 from nurie.config.model import ModelConfig
 from nurie.config.serve import ServeConfig
 from nurie.config.train import EncodersTrainConfig, TrainConfig, VaeTrainConfig
@@ -24,6 +24,8 @@ CONFIG_KINDS: dict[str, type[ConfigModel]] = {
     "train-vae": VaeTrainConfig,
     "train-encoders": EncodersTrainConfig,
     "eval": EvaluateConfig,
+    "eval-results": ResultsConfig,
+    "ablations": AblationsConfig,
     "serve": ServeConfig,
 }
 """The value of a file's ``kind:`` and the model that validates the file."""
