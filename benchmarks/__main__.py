@@ -9,7 +9,7 @@ from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import dual_branch, feed, gram, inference, reading, savings
+from benchmarks import dual_branch, feed, gram, inference, reading, savings, scoring
 from benchmarks.measure import Row
 from benchmarks.sizes import Problem
 
@@ -22,7 +22,13 @@ def main() -> int:
     with console.status("measuring"):
         problem = Problem()
         rows = [*dual_branch.run(problem), inference.run(problem)]
-        rows += [*savings.run(problem), *gram.run(problem), *reading.run(), *feed.run()]
+        rows += [
+            *savings.run(problem),
+            *gram.run(problem),
+            *reading.run(),
+            *feed.run(),
+            scoring.run(),
+        ]
     return show(rows, "CPU s", console)
 
 
