@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from PIL import Image
 from nurie.checkpoints.manifest import write_manifest
 from nurie.config.data import CharactersSource, DataConfig
 from nurie.config.evaluate import (
+    AblationsConfig,
     DisentanglementConfig,
     EncoderConfig,
     EvaluateConfig,
@@ -28,6 +30,7 @@ from nurie.data.shards import ShardReader
 from nurie.evaluation.pairs import choose_pairs
 from nurie.evaluation.tasks import Task, swap_tasks
 from nurie.tracking.mlflow_tracker import connect
+from nurie_pipelines.evaluate.ablate import plan_runs, report_ablations
 from nurie_pipelines.evaluate.actor import Colorize, Score
 from nurie_pipelines.evaluate.outputs import FILES
 
@@ -219,3 +222,39 @@ def test_batch_size_grouping_and_order_change_nothing(
         # Batches of another size round differently; a level of 255 may flip here and there.
         wanted = {name: expected[key][name] for name in metrics}
         assert metrics == pytest.approx(wanted, rel=0.02, abs=0.02), key
+
+
+def test_ablations_compare_variants_by_picture(
+    config: EvaluateConfig, report: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two variants that are copies of one evaluation, one of them a little worse."""
+    monkeypatch.chdir(ROOT)
+    loaded = load_config(
+        "configs/eval/ablations-nano.yaml",
+        {
+            "variants": {"full": {}, "less": {}},
+            "seeds": [0],
+            "output": str(tmp_path),
+            "evaluate_settings": {"shards": str(config.shards)},
+            "tracking_uri": config.tracking.uri,
+        },
+    )
+    assert isinstance(loaded, AblationsConfig)
+    runs = plan_runs(loaded)
+    for run in runs:
+        shutil.copytree(config.output, run.evaluate.output)
+    path = runs[1].evaluate.output / "per_sample.parquet"
+    rows = pq.read_table(path).to_pylist()
+    worse = [row | {"psnr": row["psnr"] and row["psnr"] - 1.5} for row in rows]
+    pq.write_table(pa.Table.from_pylist(worse), path)
+    found = report_ablations(loaded, runs)["protocols"]["own"]["psnr"]
+    assert found["full"]["mean"] - found["less"]["mean"] == pytest.approx(1.5)
+    assert found["full"]["n"] == 5
+    page = (tmp_path / "ablations.md").read_text()
+    assert "## `own`, n=5" in page
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.width > 5 * SIZE
+    runs = connect(config.tracking.uri).search_runs(
+        [connect(config.tracking.uri).get_experiment_by_name("ablations-nano").experiment_id]
+    )
+    assert runs[0].data.metrics["less/own/psnr"] == pytest.approx(found["less"]["mean"])

@@ -137,7 +137,9 @@ class AblationsConfig(ConfigModel):
     """File of kind ``train`` that every variant begins with."""
     evaluate: AbsolutePath
     """File of kind ``eval`` that measures every variant."""
-    variants: dict[str, VariantConfig] = Field(min_length=2)
+    variants: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], VariantConfig] = Field(
+        min_length=2
+    )
     """Name -> what differs; the first is what the others are compared with."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
     """Seeds of the trainings; every variant has all of them."""
