@@ -16,6 +16,7 @@ from nurie.evaluation.tasks import (
     GRAM,
     METRICS_VERSION,
     MODEL,
+    SWAPS,
     ShardSource,
     Task,
     swap_tasks,
@@ -91,7 +92,7 @@ def evaluate(config: EvaluateConfig, parent_run_id: str | None = None) -> dict[s
         "num_samples": len({pair.sample_id for pair in plan.pairs}),
         **as_json(summary, MODEL),
         "comparisons": compare(summary[MODEL]) | mean_shape_change(rows, store),
-        "skipped": plan.skipped,
+        "skipped": plan.skipped | _unswapped(config, tasks, plan),
     }
     cases = Cases(rows, store, ShardSource(config.shards))
     return _publish(config, report, summary, cases, parent_run_id)
@@ -157,6 +158,17 @@ def _tasks(config: EvaluateConfig, reader: ShardReader, plan: PairPlan) -> list[
             for p in chosen
         ]
     return tasks
+
+
+def _unswapped(config: EvaluateConfig, tasks: list[Task], plan: PairPlan) -> dict[str, str]:
+    """Sketches of the disentanglement benchmark that have no references to swap."""
+    if config.disentanglement is None:
+        return {}
+    wanted = len({p.order for p in plan.pairs if p.order < config.disentanglement.num_sketches})
+    made = sum(task.system == MODEL and task.protocol == SWAPS for task in tasks)
+    if made == wanted:
+        return {}
+    return {SWAPS: f"{wanted - made} of {wanted} sketches have fewer than 2 unrelated references"}
 
 
 def _rows(tasks: list[Task], store: ResultStore) -> list[Row]:
