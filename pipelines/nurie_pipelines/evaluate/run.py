@@ -181,7 +181,9 @@ def _rows(tasks: list[Task], store: ResultStore) -> list[Row]:
         protocol = PROTOCOLS.index(task.protocol) if task.protocol in PROTOCOLS else len(PROTOCOLS)
         return systems.index(task.system), task.order, protocol, task.protocol
 
-    return sorted((row for row in store.rows() if row["key"] in wanted), key=place)
+    # Two processes that evaluate into one folder may both have made a task.
+    found = {row["key"]: row for row in store.rows() if row["key"] in wanted}
+    return sorted(found.values(), key=place)
 
 
 def _publish(
