@@ -184,7 +184,7 @@ def test_the_page_is_self_contained(config: EvaluateConfig, report: dict) -> Non
 
 
 def test_a_finished_evaluation_makes_nothing_anew(
-    config: EvaluateConfig, report: dict, monkeypatch: pytest.MonkeyPatch
+    config: EvaluateConfig, report: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nurie_pipelines.evaluate import job
     from nurie_pipelines.evaluate.run import evaluate
@@ -193,10 +193,12 @@ def test_a_finished_evaluation_makes_nothing_anew(
         raise AssertionError(f"{len(items)} groups are made again")
 
     monkeypatch.setattr(job, "_dataset", refuse)
-    again = evaluate(config.model_copy(update={"num_samples": 4, "peers": ()}))
+    copy = config.model_copy(update={"output": tmp_path / "copy"})
+    shutil.copytree(config.output, copy.output)
+    again = evaluate(copy.model_copy(update={"num_samples": 4, "peers": ()}))
     assert again["num_samples"] == 4
     with pytest.raises(AssertionError, match="made again"):
-        evaluate(config.model_copy(update={"seed": 3}))
+        evaluate(copy.model_copy(update={"seed": 3}))
 
 
 def test_batch_size_grouping_and_order_change_nothing(
@@ -221,7 +223,7 @@ def test_batch_size_grouping_and_order_change_nothing(
     for key, metrics in measured.items():
         # Batches of another size round differently; a level of 255 may flip here and there.
         wanted = {name: expected[key][name] for name in metrics}
-        assert metrics == pytest.approx(wanted, rel=0.02, abs=0.02), key
+        assert metrics == pytest.approx(wanted, rel=5e-3, abs=5e-3), key
 
 
 def test_ablations_compare_variants_by_picture(

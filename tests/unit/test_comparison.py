@@ -59,7 +59,7 @@ def test_a_real_difference_is_told_from_chance(tmp_path: Path, values) -> None:
     assert verdict("psnr", found["psnr"]) == "worse"
     assert verdict("line_f1", found["line_f1"]) == "-"
     # Holm with two metrics: the smaller probability counts twice.
-    assert found["psnr"].p == pytest.approx(2 / 10_001)
+    assert found["psnr"].p == pytest.approx(2 / 20_001)
 
 
 def test_the_comparison_is_written(tmp_path: Path, values, monkeypatch, capsys) -> None:
@@ -71,7 +71,7 @@ def test_the_comparison_is_written(tmp_path: Path, values, monkeypatch, capsys) 
     report = json.loads((tmp_path / "both/comparison.json").read_text())
     assert report["others"][str(two)]["own"]["psnr"]["mean"] == pytest.approx(1.0)
     page = (tmp_path / "both/comparison.md").read_text()
-    assert "| PSNR, dB | +1 (+1 to +1) | 0.0002 | 40 | better |" in page
+    assert "| PSNR, dB | +1 (+1 to +1) | 0.0001 | 40 | better |" in page
     assert "<table>" in (tmp_path / "both/comparison.html").read_text()
     assert (tmp_path / "mlflow.db").exists()
 

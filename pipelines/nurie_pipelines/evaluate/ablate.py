@@ -235,7 +235,7 @@ def _write(
     shown = Gallery("Pictures", f"Reference `wrong`, seed {config.seeds[0]}.", gallery)
     output = config.output
     write_atomically(output / FILES[0], render("Ablations", head, tables, [shown], {}).encode())
-    write_atomically(output / FILES[1], markdown(head, tables, {}).encode())
+    write_atomically(output / FILES[1], markdown("Ablations", head, tables).encode())
     write_atomically(output / FILES[2], (json.dumps(report, indent=1) + "\n").encode())
     grid([[Image.fromarray(p) for p in line] for line in lines], headers).save(output / FILES[3])
     print_all(tables)

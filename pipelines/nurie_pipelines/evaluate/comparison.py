@@ -95,9 +95,10 @@ def compare_evaluations(folders: Sequence[Path], output: Path) -> dict[str, Any]
         "both; 95% bootstrap intervals of the paired differences; p of a sign-flip test, "
         f"corrected for the number of metrics (Holm). A difference counts where p < {_LEVEL}."
     )
-    page = render("Comparison of evaluations", head, tables, galleries, {})
+    title = "Comparison of evaluations"
+    page = render(title, head, tables, galleries, {})
     write_atomically(output / FILES[0], page.encode())
-    write_atomically(output / FILES[1], markdown(head, tables, {}).encode())
+    write_atomically(output / FILES[1], markdown(title, head, tables).encode())
     write_atomically(output / FILES[2], (json.dumps(report, indent=1) + "\n").encode())
     print_all(tables)
     names = " vs ".join(str(folder) for folder in folders)

@@ -102,11 +102,12 @@ def write_files(
         if any(name in metrics for protocols in summary.values() for metrics in protocols.values())
     }
     notes |= {f"Network {role}": digest for role, digest in report["networks"].items()}
+    text = markdown("Evaluation", head, found, report["skipped"])
     page = render("Evaluation", head, found, cases.galleries(), notes)
     _write_rows(cases.rows, output / "per_sample.parquet")
     cases.sheet(sheet_rows).save(output / "contact_sheet.png")
     write_atomically(output / "report.html", page.encode())
-    write_atomically(output / "metrics.md", markdown(head, found, report["skipped"]).encode())
+    write_atomically(output / "metrics.md", text.encode())
     write_atomically(output / "metrics.json", (json.dumps(report, indent=1) + "\n").encode())
     return found
 

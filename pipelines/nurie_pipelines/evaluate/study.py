@@ -140,7 +140,7 @@ def report_study(folder: Path) -> Preferences:
         whose = key["pictures"]
         choices.append(Choice(answer["rater"], item["id"], whose[answer["chosen"]], whose[loser]))
     found = evaluate_choices(choices, checks)
-    write_atomically(folder / REPORT, markdown(_head(found), tables(found), {}).encode())
+    write_atomically(folder / REPORT, markdown("Preferences", _head(found), tables(found)).encode())
     return found
 
 

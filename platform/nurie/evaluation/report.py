@@ -162,15 +162,17 @@ def tables(summary: Summary, *, intervals: bool = True) -> list[Table]:
     return found
 
 
-def markdown(head: str, found: Sequence[Table], skipped: Mapping[str, str]) -> str:
+def markdown(
+    title: str, head: str, found: Sequence[Table], skipped: Mapping[str, str] | None = None
+) -> str:
     """A page: what was measured, the tables, what was left out."""
-    lines = ["# Evaluation", "", head, ""]
+    lines = [f"# {title}", "", head, ""]
     for table in found:
         lines += [f"## {table.title}", ""]
         lines += [_row(table.header), _row(["---"] * len(table.header))]
         lines += [*map(_row, table.rows), ""]
         lines += [table.note, ""] if table.note else []
-    for what, reason in skipped.items():
+    for what, reason in (skipped or {}).items():
         lines += [f"Left out of `{what}`: {reason}.", ""]
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 _RESAMPLES = 2000
-_FLIPS = 10_000
+_FLIPS = 20_000
 _CHUNK = 2**22
 
 
