@@ -22,17 +22,19 @@ from nurie.config.evaluate import (
     EvaluateConfig,
     GramMapsConfig,
     NetworksConfig,
+    ResultsConfig,
 )
 from nurie.config.loader import load_config
 from nurie.config.model import ModelConfig
 from nurie.config.train import TrackingConfig
 from nurie.data.shards import ShardReader
 from nurie.evaluation.pairs import choose_pairs
-from nurie.evaluation.tasks import Task, swap_tasks
+from nurie.evaluation.tasks import ShardSource, Task, swap_tasks
 from nurie.tracking.mlflow_tracker import connect
 from nurie_pipelines.evaluate.ablate import plan_runs, report_ablations
 from nurie_pipelines.evaluate.actor import Colorize, Score
 from nurie_pipelines.evaluate.outputs import FILES
+from nurie_pipelines.evaluate.store import ResultStore
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -260,3 +262,38 @@ def test_ablations_compare_variants_by_picture(
         [connect(config.tracking.uri).get_experiment_by_name("ablations-nano").experiment_id]
     )
     assert runs[0].data.metrics["less/own/psnr"] == pytest.approx(found["less"]["mean"])
+
+
+def test_pictures_made_elsewhere_are_measured_alike(
+    config: EvaluateConfig, report: dict, tmp_path: Path
+) -> None:
+    """The model's own pictures, given as files with a manifest, get the numbers they had."""
+    from nurie_pipelines.evaluate.run import evaluate_results
+
+    folder, store, source = (
+        tmp_path / "theirs",
+        ResultStore(config.output),
+        ShardSource(config.shards),
+    )
+    folder.mkdir()
+    rows = [row for row in store.rows() if row["task"].protocol == "own"][:2]
+    lines = []
+    for row in rows:
+        order = source.orders(row["task"])[0]
+        name = row["task"].sample_id
+        (folder / f"{name}-result.png").write_bytes(store.pictures([row["key"]])[row["key"]][0])
+        Image.fromarray(order.sample.sketch).save(folder / f"{name}-sketch.png")
+        Image.fromarray(order.reference.image).save(folder / f"{name}.png")
+        files = f"{name}-sketch.png,{name}.png,{name}-result.png,{name}.png"
+        lines.append(f"{files},own,{row['task'].system},{name}-{row['task'].system}")
+    header = "sketch,reference,result,truth,protocol,system,id\n"
+    (folder / "manifest.csv").write_text(header + "\n".join(lines) + "\n")
+    output = tmp_path / "measured"
+    results = ResultsConfig(results=folder, output=output, tracking=config.tracking)
+    found = evaluate_results(results)
+    assert found["num_samples"] == 2
+    assert "metrics against the truth" not in found["skipped"]
+    measured = pq.read_table(output / "per_sample.parquet").to_pylist()
+    expected = sorted(row["metrics"]["psnr"] for row in rows)
+    assert sorted(row["psnr"] for row in measured) == pytest.approx(expected)
+    assert (output / "report.html").is_file()
