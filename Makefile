@@ -5,6 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Two test files at a time, in their order: many tests wait for processes to start.
+BY_FILE := -n 2 --dist loadfile --no-loadscope-reorder
+
 # Two torch threads collapse by 40x and more when another process uses a core.
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -37,7 +40,7 @@ demo: setup ## the main job on the built-in data (EXIT=1 ends afterwards, FROM_S
 
 test: setup ## everything that CI runs
 	@$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest tests --ignore=tests/unit --ignore=tests/architecture
+	$(BIN)/python -m pytest $(BY_FILE) tests --ignore=tests/unit --ignore=tests/architecture
 
 check: setup format lint types imports unit ## format, lint, types, imports, unit tests
 
@@ -54,7 +57,7 @@ imports: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(BIN)/python -m pytest tests/unit tests/architecture
+	$(BIN)/python -m pytest $(BY_FILE) tests/unit tests/architecture
 
 bench-gpu: setup ## speed and memory of the sdxl preset on one GPU, with random weights
 	$(BIN)/python -m benchmarks.gpu

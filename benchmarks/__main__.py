@@ -9,7 +9,7 @@ from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import dual_branch, feed, gram, inference, loop, reading, savings
+from benchmarks import dual_branch, feed, gram, inference, loop, reading, savings, scoring
 from benchmarks.measure import Row
 from benchmarks.sizes import Problem
 
@@ -28,6 +28,7 @@ def main() -> int:
             *reading.run(),
             *feed.run(),
             *loop.run(),
+            scoring.run(),
         ]
     return show(rows, "CPU s", console)
 

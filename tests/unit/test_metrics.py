@@ -7,20 +7,29 @@ import math
 import cv2
 import numpy as np
 import pytest
-from scipy.ndimage import correlate1d
+from scipy.ndimage import correlate1d, distance_transform_edt
+from scipy.stats import wasserstein_distance
 
-from nurie.evaluation.metrics import (
-    MAX_PSNR,
+from nurie.evaluation.colour import (
+    background_leak,
+    bleeding,
     delta_e,
-    edge_f1,
-    line_f1,
+    dominant_colours,
     palette_distance,
-    psnr,
-    role_errors,
-    shape_change,
+    region_errors,
     to_lab,
 )
-from nurie.evaluation.perceptual import ms_ssim_distance, ssim
+from nurie.evaluation.fidelity import MAX_PSNR, ms_ssim_distance, psnr, ssim
+from nurie.evaluation.lines import (
+    DISTANCE_LIMIT,
+    edge_distance,
+    edge_f1,
+    edges,
+    line_distance_score,
+    line_f1,
+    shape_change,
+)
+from nurie.evaluation.measure import Picture, Reference, measure
 
 
 def flat(*rgb: int, size: int = 64) -> np.ndarray:
@@ -60,6 +69,14 @@ def test_psnr_of_a_constant_difference_does_not_wrap() -> None:
     assert psnr(flat(10, 10, 10), flat(12, 12, 12)) == pytest.approx(expected, abs=1e-9)
     assert psnr(flat(12, 12, 12), flat(10, 10, 10)) == pytest.approx(expected, abs=1e-9)
     assert psnr(flat(0, 0, 0), flat(255, 255, 255)) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_psnr_of_unrelated_pictures_is_low_where_bytes_say_28_db() -> None:
+    # Two pictures of uniform noise: the mean square difference is 1/6 of the range's square.
+    one, two = np.random.default_rng(0).integers(256, size=(2, 256, 256, 3)).astype(np.uint8)
+    assert psnr(one, two) == pytest.approx(10 * math.log10(6), abs=0.05)
+    wrapped = 10 * math.log10(255**2 / np.mean((one - two) ** 2))
+    assert wrapped == pytest.approx(27.9, abs=0.2)
 
 
 def test_psnr_knows_its_ranges(picture: np.ndarray) -> None:
@@ -165,21 +182,22 @@ def test_delta_e_is_the_lab_distance() -> None:
     np.testing.assert_allclose(differences, expected, atol=0.02)
 
 
-def test_role_errors_stay_in_their_role() -> None:
+def test_region_errors_stay_in_their_region() -> None:
     truth = flat(255, 255, 255)
     truth[:, 32:] = (90, 60, 30)
     labels = np.zeros((64, 64), np.uint8)
     labels[:, 32:] = 2
     result = truth.copy()
     result[:, 32:] = (30, 60, 90)
-    result[:8, 32:] = (0, 255, 0)  # Stray pixels: in the mean, not in the median.
-    errors = role_errors(result, truth, labels, ["background", "hair", "skin"])
+    result[:8, 32:] = (0, 255, 0)  # An eighth: in mean and percentile, not in the median.
+    errors = region_errors(result, truth, labels, ["background", "hair", "skin"])
     assert set(errors) == {"background", "skin"}
-    assert errors["background"] == (0.0, 0.0)
+    assert errors["background"] == (0.0, 0.0, 0.0)
     swapped = lab_distance((90, 60, 30), (30, 60, 90))
     green = lab_distance((90, 60, 30), (0, 255, 0))
-    assert errors["skin"][0] == pytest.approx((7 * swapped + green) / 8)
-    assert errors["skin"][1] == pytest.approx(swapped)
+    assert errors["skin"].mean == pytest.approx((7 * swapped + green) / 8)
+    assert errors["skin"].p95 == pytest.approx(green)
+    assert errors["skin"].median_colours == pytest.approx(swapped)
 
 
 def test_palette_distance_ignores_places_and_measures_shifts(picture: np.ndarray) -> None:
@@ -199,6 +217,66 @@ def test_palette_distance_counts_masked_pixels_only(picture: np.ndarray) -> None
     mask[:8] = False
     assert palette_distance(picture, other) > 5
     assert palette_distance(picture, other, mask, mask) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_palette_distance_is_the_mean_of_scipys_along_any_line(picture: np.ndarray) -> None:
+    other = np.roll(picture, 40, axis=2)
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(400, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    one, two = (to_lab(image).reshape(-1, 3) for image in (picture, other))
+    expected = 2 * np.mean([wasserstein_distance(one @ d, two @ d) for d in directions])
+    assert palette_distance(picture, other) == pytest.approx(expected, rel=0.05)
+
+
+def test_dominant_colours_are_those_that_were_laid() -> None:
+    image = flat(200, 40, 40)
+    image[:20] = (30, 90, 200)
+    image[0, :5] = (0, 255, 0)  # Too few to matter.
+    pixels = to_lab(image).reshape(-1, 3)
+    found = dominant_colours(pixels)
+    expected = to_lab(np.array([[(200, 40, 40), (30, 90, 200)]], np.uint8))[0]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    shuffled = np.random.default_rng(1).permutation(pixels)
+    np.testing.assert_allclose(dominant_colours(shuffled), found, atol=1e-9)
+
+
+def halves(left: tuple[int, int, int], right: tuple[int, int, int], at: int) -> np.ndarray:
+    image = flat(*left)
+    image[:, at:] = right
+    return image
+
+
+def test_bleeding_counts_colours_beyond_their_border() -> None:
+    labels = np.zeros((64, 64), np.uint8)
+    labels[:, 32:] = 1
+    paper = np.full((64, 64), 255, np.uint8)
+    red, blue = (220, 30, 30), (40, 60, 220)
+    assert bleeding(halves(red, blue, 32), labels, paper) == 0.0
+    # Red runs 3 pixels over: of the 3 looked at on each side (the nearest is left out) 2 bleed.
+    assert bleeding(halves(red, blue, 35), labels, paper) == pytest.approx(2 / 6)
+    assert bleeding(halves(red, blue, 34), labels, paper) == pytest.approx(1 / 6)
+    # Wrong colours inside their lines do not bleed; equal colours have no border to cross.
+    assert bleeding(halves((10, 200, 10), (250, 250, 0), 32), labels, paper) == 0.0
+    assert bleeding(halves(red, red, 32), labels, paper) is None
+    lines = paper.copy()
+    lines[:, 32:35] = 0
+    assert bleeding(halves(red, blue, 35), labels, lines) == 0.0
+
+
+def test_background_leak_counts_the_references_background_in_the_foreground() -> None:
+    red, green = (220, 30, 30), (30, 160, 60)
+    reference, reference_mask = halves(red, green, 32), np.zeros((64, 64), bool)
+    reference_mask[:, :32] = True
+    mask = np.zeros((64, 64), bool)
+    mask[10:54, 10:54] = True
+    leaking = flat(*red)
+    leaking[:32] = green  # 20 of the 40 rows that are 2 pixels away from the border.
+    assert background_leak(flat(*red), mask, reference, reference_mask) == 0.0
+    assert background_leak(leaking, mask, reference, reference_mask) == pytest.approx(0.5)
+    assert background_leak(flat(*green), mask, reference, reference_mask) == 1.0
+    assert background_leak(flat(0, 0, 255), mask, reference, reference_mask) == 0.0
+    assert background_leak(leaking, mask, reference, np.ones((64, 64), bool)) is None
 
 
 # Shape
@@ -230,3 +308,42 @@ def test_line_f1_rewards_the_sketch_lines() -> None:
     extra = np.maximum(good, 0)
     extra[4:12, 4:60] = 0
     assert line_f1(sketch, moved) < line_f1(sketch, extra) < line_f1(sketch, good)
+
+
+def test_edge_distance_is_scipys() -> None:
+    first, second = edges(disk((200, 80, 60))), edges(disk((200, 80, 60), x=35))
+    both = [
+        np.minimum(distance_transform_edt(~far), DISTANCE_LIMIT)[near].mean()
+        for near, far in ((first, second), (second, first))
+    ]
+    assert edge_distance(first, second) == pytest.approx(np.mean(both), abs=1e-4)
+    empty = np.zeros_like(first)
+    assert edge_distance(first, empty) == DISTANCE_LIMIT
+    assert edge_distance(empty, empty) == 0.0
+    with pytest.raises(ValueError, match="shapes"):
+        edge_distance(first, empty[:32])
+
+
+def test_line_distance_score_falls_with_every_pixel() -> None:
+    sketch = disk((255, 255, 255))[..., 0]
+    scores = [line_distance_score(sketch, disk((200, 80, 60), x=x)) for x in (32, 34, 38)]
+    assert scores[0] > 0.9
+    assert scores[0] > scores[1] > scores[2]
+
+
+# All at once
+
+
+def test_what_is_measured_follows_from_what_is_known() -> None:
+    truth, sketch = disk((200, 80, 60)), disk((255, 255, 255))[..., 0]
+    labels = (np.hypot(*(np.mgrid[:64, :64] - 32)) < 14).astype(np.uint8)
+    sample = Picture(truth, sketch, "ink", labels > 0, labels, ["background", "hair"])
+    reference = Reference(truth, labels > 0)
+    everything = measure(truth, sample, reference)
+    assert everything["psnr"] == MAX_PSNR
+    assert everything["lab_p95_error/hair"] == 0.0
+    assert everything["background_leak"] == 0.0
+    assert everything["bleeding"] == 0.0
+    least = measure(truth, Picture(None, sketch), Reference(truth))
+    assert set(least) == {"line_f1", "line_distance_score", "palette_to_reference"}
+    assert all(everything[name] == value for name, value in least.items() if "palette" not in name)

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from nurie.evaluation.report import Measured, bootstrap, compare, markdown, summarize, table
+from nurie.evaluation.page import Case, Gallery, render
+from nurie.evaluation.report import (
+    SWAP_METRICS,
+    Measured,
+    Table,
+    compare,
+    comparisons_table,
+    describe,
+    markdown,
+    summarize,
+    tables,
+)
 from nurie.evaluation.sheet import grid
+from nurie.evaluation.statistics import bootstrap
 
 RED, BLUE, GREEN = (250, 10, 10), (10, 10, 250), (10, 250, 10)
 
@@ -86,20 +102,22 @@ def measured() -> list[Measured]:
 
 def test_report_compares_right_with_wrong(measured: list[Measured]) -> None:
     summary = summarize(measured)
-    assert list(summary) == ["own", "wrong"]
-    assert summary["own"]["psnr"].mean == pytest.approx(23)
-    assert summary["own"]["psnr"].n == 3
-    assert summary["own"]["lab_error/hair"].n == 2
-    assert compare(summary) == {
+    assert list(summary) == ["model"]
+    assert list(summary["model"]) == ["own", "wrong"]
+    assert summary["model"]["own"]["psnr"].mean == pytest.approx(23)
+    assert summary["model"]["own"]["psnr"].n == 3
+    assert summary["model"]["own"]["lab_error/hair"].n == 2
+    assert compare(summary["model"]) == {
         "own_minus_wrong/psnr": pytest.approx(12),
         "own_over_wrong/lab_error/hair": pytest.approx(0.2),
     }
-    assert compare(summarize(measured[4:])) == {}
+    assert compare(summarize(measured[4:])["model"]) == {}
 
 
 def test_tables_show_what_there_is(measured: list[Measured]) -> None:
     summary = summarize(measured)
-    assert table(summary, intervals=False) == [
+    (plain,) = tables(summary, intervals=False)
+    assert [list(plain.header), *plain.rows] == [
         ["", "own n=3", "wrong n=2", "better"],
         ["PSNR, dB", "23", "11", "higher"],
         ["delta E, hair", "10", "50", "lower"],
@@ -107,14 +125,54 @@ def test_tables_show_what_there_is(measured: list[Measured]) -> None:
     report = {
         "model": "models:/nurie@champion",
         "model_digest": "0123456789abcdef",
+        "shards": "data/x",
+        "shards_digest": "fedcba9876543210",
         "num_samples": 3,
         "num_inference_steps": 20,
-        "guidance_scale": 2.0,
+        "guidance_scale": None,
         "seed": 0,
-        "comparisons": compare(summary),
-        "skipped": {"same_palette": "3 of 3 samples have no such reference"},
     }
-    page = markdown(report, summary)
+    found = [*tables(summary), comparisons_table(compare(summary["model"]))]
+    skipped = {"same_palette": "3 of 3 samples have no such reference"}
+    page = markdown("Evaluation", describe(report), found, skipped)
+    assert page.startswith("# Evaluation\n\nModel `models:/nurie@champion` (manifest 0123456789ab)")
+    assert "20 steps, guidance the model's own, seed 0" in page
     assert "| PSNR, dB | 23 (20 to 26) | 11 (10 to 12) | higher |" in page
     assert "| own_minus_wrong/psnr | 12 |" in page
     assert "Left out of `same_palette`: 3 of 3 samples have no such reference." in page
+
+
+def test_systems_stand_side_by_side(measured: list[Measured]) -> None:
+    peers = [Measured(m.sample_id, m.protocol, {"psnr": 1.0}, "mean_colour") for m in measured]
+    swaps = dict.fromkeys(SWAP_METRICS, 0.5) | {"entanglement/noise": 0.25}
+    both = [Measured("a", "swaps", swaps, system) for system in ("model", "mean_colour")]
+    found = {table.title: table for table in tables(summarize([*peers, *measured, *both]))}
+    assert list(found) == [
+        "By reference",
+        "All systems, reference `own`",
+        "All systems, reference `wrong`",
+        "Disentanglement, n=1 sketches",
+        "Entanglement by type of reference",
+    ]
+    own = found["All systems, reference `own`"]
+    assert list(own.header) == ["", "model", "mean_colour", "better"]
+    assert own.rows[0] == ["PSNR, dB", "23 (20 to 26)", "1 (1 to 1)", "higher"]
+    assert own.rows[1][2] == "-"
+    kinds = found["Entanglement by type of reference"].rows
+    assert kinds == [["noise", "0.25 (0.25 to 0.25)", "0.25 (0.25 to 0.25)"]]
+
+
+def test_the_page_carries_its_pictures_and_escapes_text() -> None:
+    table = Table("`x` <b>", ["", "a"], [["row", "1.5 (1 to 2)"]], "note")
+    square = np.full((300, 300, 3), RED, np.uint8)
+    gallery = Gallery("Cases", "text", [Case("<i>", {"result": square, "sketch": square[..., 0]})])
+    page = render("Title & more", "head", [table], [gallery, Gallery("none", "", [])], {"k": "v"})
+    assert "<code>x</code> &lt;b&gt;" in page
+    assert "<td>1.5 <small>(1 to 2)</small></td>" in page
+    assert "Title &amp; more" in page
+    assert "&lt;i&gt;" in page
+    assert "none" not in page
+    data = re.findall(r"data:image/webp;base64,([^\"]+)", page)
+    assert len(data) == 2
+    shown = Image.open(io.BytesIO(base64.b64decode(data[0])))
+    assert shown.size == (256, 256)

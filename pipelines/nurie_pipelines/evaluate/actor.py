@@ -1,111 +1,188 @@
-"""The Ray actor that colours and measures: one pipeline, many batches."""
+"""The Ray actors of an evaluation: one makes pictures, the other scores them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
-from nurie.data.png import encode_png
-from nurie.data.shards import ShardReader
-from nurie.evaluation.measure import COLUMNS, Picture, measure
-from nurie.evaluation.pairs import EvaluationPair
+from nurie.config.evaluate import EvaluateConfig, GramMapsConfig, NetworksConfig
+from nurie.data.png import decode_png, encode_png
+from nurie.evaluation.networks import Networks
+from nurie.evaluation.peers import PEERS
+from nurie.evaluation.tasks import GRAM, MODEL, Order, ShardSource, Source, Task, score
+from nurie_pipelines.evaluate.manifest import ManifestSource
+
+MADE_SCHEMA = pa.schema([("task", pa.string()), ("pictures", pa.list_(pa.binary()))])
+"""Tasks as JSON, and the PNGs that were made for them."""
+
+SCORED_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        *MADE_SCHEMA,
+        ("style", pa.string()),
+        ("metrics", pa.string()),
+        ("features", pa.list_(pa.float32())),
+        ("truth_features", pa.list_(pa.float32())),
+    ]
+)
+"""The same with metrics as JSON, and with features for KID and FID where a network makes them."""
 
 
-class ColorizeAndMeasure:
-    """Turns batches of pairs into results and their metrics.
+class Colorize:
+    """Makes the pictures of tasks, in batches of one size.
 
     Args:
+        config: The evaluation.
         model: Model folder, verified by the driver.
-        reference: What the driver resolved it from; on a node that does not see the driver's disk
-            it is resolved again, from the registry.
-        tracking_uri: The MLflow store, a SQLite path in it absolute.
-        shards: Data set folder; its test split is read here, so pictures do not travel.
-        num_inference_steps: Denoising steps.
-        guidance_scale: Reference guidance.
-        device: ``cpu`` or ``cuda``.
+        tracking_uri: The MLflow store, a SQLite path in it absolute. On a node that does not see
+            the driver's disk the model is resolved again, from the registry.
     """
 
-    def __init__(
-        self,
-        model: Path,
-        reference: str,
-        tracking_uri: str,
-        shards: Path | str,
-        num_inference_steps: int | None,
-        guidance_scale: float | None,
-        device: str,
-    ) -> None:
+    def __init__(self, config: EvaluateConfig, model: Path, tracking_uri: str) -> None:
         from nurie.inference.pipeline import ColorizationPipeline
 
         if not model.is_dir():
             from nurie.tracking.registry import resolve_model
 
-            model = resolve_model(reference, tracking_uri)
-        self.pipeline = ColorizationPipeline.from_pretrained(str(model)).to(device)
+            model = resolve_model(config.model, tracking_uri)
+        self.pipeline = ColorizationPipeline.from_pretrained(str(model))
+        self.pipeline.to("cuda" if config.use_gpu else "cpu")
         self.pipeline.set_progress_bar_config(disable=True)
         self.settings = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
+            "num_inference_steps": config.num_inference_steps,
+            "guidance_scale": config.guidance_scale,
         }
-        self.reader = ShardReader(shards, "test")
+        self.batch_size = config.batch_size
+        self.gram_maps = config.gram_maps
+        self.source = ShardSource(config.shards)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Colour a batch of pairs.
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Make the pictures of groups of tasks.
 
         Args:
-            batch: The fields of ``EvaluationPair`` as columns.
+            batch: Column ``tasks``: lists of tasks as JSON.
 
         Returns:
-            The same columns plus ``result`` (PNG), ``metrics`` (JSON), ``style`` (of the sketch).
+            A table of ``MADE_SCHEMA``.
         """
-        pairs = [
-            EvaluationPair(**dict(zip(batch, values, strict=True)))
-            for values in zip(*(column.tolist() for column in batch.values()), strict=True)
+        tasks = [Task.from_json(text) for group in batch["tasks"].to_pylist() for text in group]
+        orders = [self.source.orders(task) for task in tasks]
+        made = self._make(tasks, orders)
+        rows = [
+            {"task": task.to_json(), "pictures": [encode_png(picture) for picture in pictures]}
+            for task, pictures in zip(tasks, made, strict=True)
         ]
-        done: dict[int, dict[str, Any]] = {}
-        for indices in self._of_one_size(pairs):
-            results = self._colour([pairs[i] for i in indices])
-            done.update(zip(indices, results, strict=True))
-        rows = [done[i] for i in range(len(pairs))]
-        return batch | {
-            name: np.array([row[name] for row in rows], dtype=object)
-            for name in ("result", "metrics", "style")
-        }
+        return pa.Table.from_pylist(rows, MADE_SCHEMA)
 
-    def _of_one_size(self, pairs: list[EvaluationPair]) -> Iterator[list[int]]:
-        """Indices of pairs whose sketches have the same size: a pipeline batch is one tensor."""
-        rows = self.reader.read(
-            [self.reader.row_of[pair.sample_id] for pair in pairs], ["height", "width"]
+    def _make(self, tasks: Sequence[Task], orders: Sequence[list[Order]]) -> list[list[np.ndarray]]:
+        """The pictures of every task; the model's go through it together."""
+        wanted = [
+            (number, place, order)
+            for number, task in enumerate(tasks)
+            if task.system == MODEL and task.protocol != GRAM
+            for place, order in enumerate(orders[number])
+        ]
+        coloured = dict(
+            zip(
+                [(number, place) for number, place, _ in wanted],
+                self._colour([order for _, _, order in wanted]),
+                strict=True,
+            )
         )
-        sizes = [(row["height"], row["width"]) for row in rows]
-        by_size = sorted(range(len(pairs)), key=sizes.__getitem__)
-        for _, group in groupby(by_size, key=sizes.__getitem__):
-            yield list(group)
+        made = []
+        for number, task in enumerate(tasks):
+            if task.protocol == GRAM:
+                assert self.gram_maps is not None
+                made.append(self._gram_pictures(orders[number], self.gram_maps))
+            elif task.system == MODEL:
+                made.append([coloured[number, place] for place in range(len(orders[number]))])
+            else:
+                peer = PEERS[task.system]
+                made.append([peer(o.sample.sketch, o.reference.image) for o in orders[number]])
+        return made
 
-    def _colour(self, pairs: list[EvaluationPair]) -> list[dict[str, Any]]:
-        samples = [self._picture(pair.sample_id, pair.sketch) for pair in pairs]
-        references = [self._picture(pair.reference_id) for pair in pairs]
-        height, width = samples[0].sketch.shape
+    def _colour(self, orders: Sequence[Order]) -> list[np.ndarray]:
+        """Pictures in the orders' order; those of one call have one size."""
+        done: dict[int, np.ndarray] = {}
+        sizes = [order.sample.sketch.shape for order in orders]
+        by_size = sorted(range(len(orders)), key=sizes.__getitem__)
+        for _, group in groupby(by_size, key=sizes.__getitem__):
+            indices = list(group)
+            for first in range(0, len(indices), self.batch_size):
+                part = indices[first : first + self.batch_size]
+                done.update(zip(part, self._call([orders[i] for i in part]), strict=True))
+        return [done[i] for i in range(len(orders))]
+
+    def _call(self, orders: Sequence[Order]) -> list[np.ndarray]:
+        height, width = orders[0].sample.sketch.shape
         output = self.pipeline(
-            sketch=[Image.fromarray(sample.sketch) for sample in samples],
-            reference=[Image.fromarray(reference.image) for reference in references],
-            seed=[pair.seed for pair in pairs],
+            sketch=[Image.fromarray(order.sample.sketch) for order in orders],
+            reference=[Image.fromarray(order.reference.image) for order in orders],
+            seed=[order.seed for order in orders],
             height=height,
             width=width,
             **self.settings,
         )
-        done = []
-        for image, sample, reference in zip(output.images, samples, references, strict=True):
-            result = np.asarray(image.convert("RGB"))
-            metrics = json.dumps(measure(result, sample, reference))
-            done.append({"result": encode_png(result), "metrics": metrics, "style": sample.style})
-        return done
+        return [np.asarray(image.convert("RGB")) for image in output.images]
 
-    def _picture(self, sample_id: str, sketch: int = 0) -> Picture:
-        return Picture.of(self.reader.read([self.reader.row_of[sample_id]], COLUMNS)[0], sketch)
+    def _gram_pictures(self, orders: Sequence[Order], config: GramMapsConfig) -> list[np.ndarray]:
+        """For every reference the result, and a heat map per block, at the last step."""
+        from nurie.evaluation.gram_maps import captured_blocks, draw_map, gram_blocks, query_row
+
+        blocks = gram_blocks(self.pipeline.unet, config.blocks)
+        with captured_blocks(self.pipeline.unet, blocks) as calls:
+            pictures = self._call(orders)
+        height, width = orders[0].sample.sketch.shape
+        drawn = []
+        for number, (order, picture) in enumerate(zip(orders, pictures, strict=True)):
+            rows = [
+                query_row(calls[-1][block][number].cpu(), width / height, config.query)
+                for block in blocks
+            ]
+            maps = [draw_map(row, order.sample.sketch, config.query) for row in rows]
+            drawn += [picture, *maps]
+        return drawn
+
+
+class Score:
+    """Measures made pictures.
+
+    Args:
+        source: Data set folder, or the folder of results made elsewhere (those have a manifest).
+        networks: Networks for metrics that need one.
+    """
+
+    def __init__(self, source: Path | str, networks: NetworksConfig, from_shards: bool) -> None:
+        self.source: Source = ShardSource(source) if from_shards else ManifestSource(Path(source))
+        self.networks = Networks(networks)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Measure a table of ``MADE_SCHEMA``; returns one of ``SCORED_SCHEMA``."""
+        return pa.Table.from_pylist([self._score(row) for row in batch.to_pylist()], SCORED_SCHEMA)
+
+    def _score(self, row: dict[str, Any]) -> dict[str, Any]:
+        task = Task.from_json(row["task"])
+        orders = self.source.orders(task)
+        pictures = [decode_png(data, 3) for data in row["pictures"]]
+        metrics = score(task, orders, pictures)
+        features = truth_features = None
+        if len(pictures) == 1:
+            sample, reference = orders[0].sample, orders[0].reference
+            metrics |= self.networks.measure(pictures[0], reference.image, sample.image)
+            if self.networks.features is not None and sample.image is not None:
+                features = self.networks.features(pictures[0])
+                truth_features = self.networks.features(sample.image)
+        return row | {
+            "key": task.key,
+            "style": orders[0].sample.style,
+            "metrics": json.dumps(metrics),
+            "features": features,
+            "truth_features": truth_features,
+        }

@@ -1,150 +1,209 @@
-"""What an evaluation leaves behind: table, contact sheet, rows, and the table on the terminal."""
+"""What an evaluation leaves behind: tables, page, contact sheet, rows, and an MLflow run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from io import BytesIO
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
-from nurie.checkpoints.manifest import manifest_digest, write_atomically
-from nurie.config.evaluate import EvaluateConfig
-from nurie.data.data_folder import DataFolder
-from nurie.data.manifest import MANIFEST_NAME
+from nurie.checkpoints.manifest import write_atomically
+from nurie.config.train import MlflowConfig
 from nurie.data.png import decode_png
-from nurie.data.shards import ShardReader
-from nurie.evaluation.measure import COLUMNS, Picture
-from nurie.evaluation.metrics import shape_change
-from nurie.evaluation.pairs import PROTOCOLS, PairPlan
+from nurie.evaluation.distributions import DISTANCES
+from nurie.evaluation.lines import shape_change
+from nurie.evaluation.page import render
 from nurie.evaluation.report import (
-    Interval,
+    METRICS,
     Measured,
-    bootstrap,
-    compare,
+    Summary,
+    Table,
+    comparisons_table,
+    describe,
     markdown,
     summarize,
-    table,
+    tables,
 )
-from nurie.evaluation.sheet import grid
+from nurie.evaluation.statistics import bootstrap
+from nurie.evaluation.tasks import GRAM, MODEL, SWAPS
+from nurie.tracking.mlflow_tracker import MlflowTracker
+from nurie.tracking.tracker import TrackingUnavailable
+from nurie_pipelines.evaluate.cases import Cases
+from nurie_pipelines.evaluate.store import ResultStore, Row
 
-Row = dict[str, Any]
-Summary = dict[str, dict[str, Interval]]
+_log = logging.getLogger(__name__)
 
-FILES = ("contact_sheet.png", "metrics.md", "metrics.json", "per_sample.parquet")
+FILES = ("contact_sheet.png", "report.html", "metrics.md", "metrics.json", "per_sample.parquet")
 """Names of the written files."""
+
+_MAX_SHAPE_CHANGES = 256
+
+
+def summarize_rows(rows: Sequence[Row]) -> Summary:
+    """Means with intervals of all scored tasks, with KID and FID where there are features."""
+    summary = summarize(
+        Measured(row["task"].sample_id, row["task"].protocol, row["metrics"], row["task"].system)
+        for row in rows
+    )
+    for system, protocols in summary.items():
+        for protocol, metrics in protocols.items():
+            chosen = [
+                row
+                for row in rows
+                if (row["task"].system, row["task"].protocol) == (system, protocol)
+                and row["features"] is not None
+            ]
+            if len(chosen) > 1:
+                sets = [np.array([r[c] for r in chosen]) for c in ("features", "truth_features")]
+                metrics |= {name: distance(*sets) for name, distance in DISTANCES.items()}
+    return summary
+
+
+def shape_changes(rows: Sequence[Row], store: ResultStore) -> list[float]:
+    """How much the model's shapes change when the right reference becomes a wrong one.
+
+    Of the first 256 samples that have both.
+    """
+    keys = {
+        (row["task"].order, row["task"].protocol): row["key"]
+        for row in rows
+        if row["task"].system == MODEL
+    }
+    orders = [order for order, protocol in keys if protocol == "own" and (order, "wrong") in keys]
+    orders = sorted(orders)[:_MAX_SHAPE_CHANGES]
+    pictures = store.pictures([keys[o, p] for o in orders for p in ("own", "wrong")])
+    changes = []
+    for order in orders:
+        own, wrong = (decode_png(pictures[keys[order, p]][0], 3) for p in ("own", "wrong"))
+        changes.append(shape_change(own, wrong))
+    return changes
 
 
 def write_files(
-    config: EvaluateConfig, model: Path, reader: ShardReader, plan: PairPlan, rows: Sequence[Row]
-) -> tuple[dict[str, Any], Summary]:
-    """Write all files into ``config.output``, ``metrics.json`` last.
-
-    Returns:
-        The content of ``metrics.json``, and the means by protocol and metric.
-    """
-    output = config.output
+    output: Path, report: dict[str, Any], summary: Summary, cases: Cases, sheet_rows: int
+) -> list[Table]:
+    """Write all files into ``output``, ``metrics.json`` last; returns the tables."""
     output.mkdir(parents=True, exist_ok=True)
-    summary = summarize(Measured(row["sample_id"], row["protocol"], row["metrics"]) for row in rows)
-    report = _report(config, model, summary, rows) | {"skipped": plan.skipped}
-    _write_rows(rows, output / "per_sample.parquet")
-    contact_sheet(reader, rows, config.sheet_rows).save(output / "contact_sheet.png")
-    write_atomically(output / "metrics.md", markdown(report, summary).encode())
+    found = tables(summary)
+    if report["comparisons"]:
+        found.append(comparisons_table(report["comparisons"]))
+    head = describe(report)
+    notes = {f"Left out of {what}": reason for what, reason in report["skipped"].items()}
+    notes |= {
+        metric.title: metric.meaning
+        for name, metric in METRICS.items()
+        if any(name in metrics for protocols in summary.values() for metrics in protocols.values())
+    }
+    notes |= {f"Network {role}": digest for role, digest in report["networks"].items()}
+    text = markdown("Evaluation", head, found, report["skipped"])
+    page = render("Evaluation", head, found, cases.galleries(), notes)
+    _write_rows(cases.rows, output / "per_sample.parquet")
+    cases.sheet(sheet_rows).save(output / "contact_sheet.png")
+    write_atomically(output / "report.html", page.encode())
+    write_atomically(output / "metrics.md", text.encode())
     write_atomically(output / "metrics.json", (json.dumps(report, indent=1) + "\n").encode())
-    return report, summary
+    return found
 
 
-def print_table(report: dict[str, Any], summary: Summary, output: Path) -> None:
+def as_json(summary: Summary, main: str) -> dict[str, Any]:
+    """All intervals as plain values: of the main system, of peers, of the swaps by system."""
+    plain = {
+        system: {
+            protocol: {name: interval._asdict() for name, interval in metrics.items()}
+            for protocol, metrics in protocols.items()
+        }
+        for system, protocols in summary.items()
+    }
+    swaps = {system: found.pop(SWAPS) for system, found in plain.items() if SWAPS in found}
+    return {"protocols": plain.pop(main), "peers": plain, "disentanglement": swaps}
+
+
+def print_tables(title: str, report: Mapping[str, Any], summary: Summary, output: Path) -> None:
     """Print the means and the comparisons; the intervals are in ``metrics.md``."""
     console = Console()
-    header, *body = table(summary, intervals=False)
-    shown = Table(*header, title=f"{report['model']} on {report['num_samples']} unseen samples")
-    for cells in body:
-        shown.add_row(*cells)
-    console.print(shown)
+    console.print(title, highlight=False, markup=False)
+    for table in tables(summary, intervals=False):
+        shown = RichTable(*table.header, title=table.title)
+        for cells in table.rows:
+            shown.add_row(*cells)
+        console.print(shown)
     for name, value in report["comparisons"].items():
         console.print(f"  {name:42s} {value:8.3f}", highlight=False)
-    for protocol, reason in report["skipped"].items():
-        console.print(f"  left out of {protocol}: {reason}", highlight=False)
-    console.print(f"  {output / 'contact_sheet.png'}", highlight=False, soft_wrap=True)
+    for what, reason in report["skipped"].items():
+        console.print(f"  left out of {what}: {reason}", highlight=False)
+    for name in ("report.html", "contact_sheet.png"):
+        console.print(f"  {output / name}", highlight=False, soft_wrap=True)
 
 
-def contact_sheet(reader: ShardReader, rows: Sequence[Row], limit: int) -> Image.Image:
-    """Sketch, truth, then reference and result of every protocol; one line per sample."""
-    protocols = [name for name in PROTOCOLS if any(row["protocol"] == name for row in rows)]
-    by_key = {(row["order"], row["protocol"]): row for row in rows}
-    lines = []
-    for order in sorted({row["order"] for row in rows})[:limit]:
-        row = by_key[order, "own"]
-        sample = _picture(reader, row["sample_id"], row["sketch"])
-        line = [Image.fromarray(sample.sketch), Image.fromarray(sample.image)]
-        for protocol in protocols:
-            line += _reference_and_result(reader, by_key.get((order, protocol)), line[0].size)
-        lines.append(line)
-    names = {"own": "own picture", "same_palette": "same palette", "wrong": "wrong reference"}
-    columns = [text for protocol in protocols for text in (names[protocol], "> result")]
-    return grid(lines, ["sketch", "truth", *columns])
+def log_to_mlflow(
+    tracking: MlflowConfig,
+    name: str,
+    output: Path,
+    metrics: Mapping[str, float],
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    files: Sequence[str] = FILES,
+    parent_run_id: str | None = None,
+) -> str | None:
+    """Log a finished evaluation; without MLflow the files in ``output`` remain.
+
+    Returns:
+        The run, or None where MLflow did not answer.
+    """
+    try:
+        tracker = MlflowTracker(tracking.uri, tracking.experiment)
+        run_id = tracker.start_run(name, parent_run_id=parent_run_id, params=params, tags=tags)
+        tracker.log_metrics(run_id, metrics)
+        for file in files:
+            tracker.log_artifact(run_id, output / file)
+        tracker.end_run(run_id)
+    except TrackingUnavailable as error:
+        _log.warning("the evaluation in %s is not logged: %s", output, error)
+        return None
+    return run_id
 
 
-def _reference_and_result(
-    reader: ShardReader, row: Row | None, size: tuple[int, int]
-) -> list[Image.Image]:
-    if row is None:
-        return [Image.new("RGB", size, (240, 240, 240))] * 2
-    reference = _picture(reader, row["reference_id"])
-    return [Image.fromarray(reference.image), Image.open(BytesIO(row["result"]))]
+def mlflow_metrics(report: Mapping[str, Any], summary: Summary) -> dict[str, float]:
+    """Every number with its ends; those of peers below ``peers/``."""
+    metrics: dict[str, float] = dict(report["comparisons"])
+    for system, protocols in summary.items():
+        prefix = "" if system == MODEL else f"peers/{system}/"
+        for protocol, intervals in protocols.items():
+            metrics[f"{prefix}{protocol}/n"] = max(i.n for i in intervals.values())
+            for name, interval in intervals.items():
+                metrics[f"{prefix}{protocol}/{name}"] = interval.mean
+                metrics[f"{prefix}{protocol}/{name}/low"] = interval.low
+                metrics[f"{prefix}{protocol}/{name}/high"] = interval.high
+    return metrics
 
 
-def _report(
-    config: EvaluateConfig, model: Path, summary: Summary, rows: Sequence[Row]
-) -> dict[str, Any]:
-    comparisons = compare(summary)
-    changes = _shape_changes(rows)
-    if changes:
-        comparisons["shape_change/own_to_wrong"] = bootstrap(changes).mean
-    return {
-        "model": config.model,
-        "model_digest": manifest_digest(model),
-        "shards": str(config.shards),
-        "shards_digest": DataFolder(config.shards).sha256(MANIFEST_NAME),
-        "num_samples": len({row["sample_id"] for row in rows}),
-        "num_inference_steps": config.num_inference_steps,
-        "guidance_scale": config.guidance_scale,
-        "seed": config.seed,
-        "protocols": {
-            protocol: {name: interval._asdict() for name, interval in metrics.items()}
-            for protocol, metrics in summary.items()
-        },
-        "comparisons": comparisons,
-    }
-
-
-def _shape_changes(rows: Sequence[Row]) -> list[float]:
-    """Of every sample, how much its shapes change when the right reference becomes a wrong one."""
-    results = {(row["order"], row["protocol"]): row["result"] for row in rows}
-    orders = sorted({order for order, _ in results})
-    return [
-        shape_change(decode_png(results[order, "own"], 3), decode_png(results[order, "wrong"], 3))
-        for order in orders
-        if (order, "own") in results and (order, "wrong") in results
-    ]
+def mean_shape_change(rows: Sequence[Row], store: ResultStore) -> dict[str, float]:
+    """The comparison ``shape_change/own_to_wrong``, where both references were given."""
+    changes = shape_changes(rows, store)
+    return {"shape_change/own_to_wrong": bootstrap(changes).mean} if changes else {}
 
 
 def _write_rows(rows: Sequence[Row], path: Path) -> None:
-    names = sorted({name for row in rows for name in row["metrics"]})
-    keys = ("sample_id", "reference_id", "protocol", "style", "seed")
+    measured = [row for row in rows if row["task"].protocol != GRAM]
+    names = sorted({name for row in measured for name in row["metrics"]})
     flat = [
-        {key: row[key] for key in keys} | {name: row["metrics"].get(name) for name in names}
-        for row in rows
+        {
+            "system": row["task"].system,
+            "sample_id": row["task"].sample_id,
+            "reference_id": row["task"].reference_ids[0],
+            "protocol": row["task"].protocol,
+            "style": row["style"],
+            "seed": row["task"].seed,
+            "key": row["key"],
+        }
+        | {name: row["metrics"].get(name) for name in names}
+        for row in measured
     ]
     pq.write_table(pa.Table.from_pylist(flat), path)
-
-
-def _picture(reader: ShardReader, sample_id: str, sketch: int = 0) -> Picture:
-    return Picture.of(reader.read([reader.row_of[sample_id]], COLUMNS)[0], sketch)

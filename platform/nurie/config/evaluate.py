@@ -2,15 +2,80 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nurie.config.base import AbsolutePath, ConfigModel, DataLocation
 from nurie.config.train import MlflowConfig
 
+Peer = Literal["mean_colour", "palette_transfer", "nearest_patch"]
+"""A simple colouring that needs no training: ``nurie.evaluation.peers``."""
 
-class EvaluateConfig(ConfigModel):
+
+class EncoderConfig(ConfigModel):
+    """A network that makes one vector of a picture."""
+
+    path: AbsolutePath
+    """A transformers folder of safetensors (CLIP's image tower, DINO), or an ONNX file that takes
+    ``N x 3 x H x W``."""
+    image_size: int | None = Field(default=None, ge=16)
+    """Side of the square that pictures are resized to (None: the network's own)."""
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    """Subtracted from colours in 0..1 (CLIP's)."""
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    """Divides them afterwards (CLIP's)."""
+
+
+class NetworksConfig(ConfigModel):
+    """Networks of the user's for metrics that need one; none is fetched."""
+
+    encoder: EncoderConfig | None = None
+    """Image encoder of ``reference_likeness`` and ``truth_likeness`` (None: left out)."""
+    features: EncoderConfig | None = None
+    """Network whose features KID and FID compare (None: the encoder)."""
+    lpips: AbsolutePath | None = None
+    """LPIPS as ONNX: two pictures ``N x 3 x H x W`` in -1..1 to a distance (None: left out)."""
+
+
+class DisentanglementConfig(ConfigModel):
+    """The benchmark of disentanglement (docs/reference/disentanglement.md)."""
+
+    num_sketches: int = Field(default=24, ge=1)
+    """Sketches, the first of those the seed chooses."""
+    num_references: int = Field(default=4, ge=2)
+    """Unrelated references that are swapped under every sketch."""
+
+
+class GramMapsConfig(ConfigModel):
+    """Gram heat maps: which places the denoiser takes for alike."""
+
+    num_sketches: int = Field(default=4, ge=1)
+    """Sketches, the first of those the seed chooses."""
+    query: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = (
+        0.5,
+        0.25,
+    )
+    """The place that is asked for: x and y as shares of the picture."""
+    blocks: tuple[int, int] | None = None
+    """Transformer blocks, counted from 1 (None: the last ones at the lowest resolution of the
+    encoder and of the decoder)."""
+
+
+class EvaluationBase(ConfigModel):
+    """What every evaluation has."""
+
+    output: AbsolutePath
+    """Folder of the report, and of the results, with which an interrupted evaluation goes on."""
+    networks: NetworksConfig = NetworksConfig()
+    """Networks for metrics that need one."""
+    sheet_rows: int = Field(default=12, ge=1)
+    """Rows of the contact sheet."""
+    tracking: MlflowConfig = MlflowConfig()
+    """MLflow."""
+
+
+class EvaluateConfig(EvaluationBase):
     """Metrics of a model on unseen characters under three reference protocols."""
 
     kind: Literal["eval"] = "eval"
@@ -19,8 +84,6 @@ class EvaluateConfig(ConfigModel):
     """Model folder, or ``models:/NAME@ALIAS`` of the MLflow registry."""
     shards: DataLocation
     """Folder made by ``nurie data build``, a path or an address; its test split is used."""
-    output: AbsolutePath
-    """Folder of the table (JSON, Markdown) and the contact sheet."""
     num_samples: int = Field(default=64, ge=1)
     """Test samples, chosen by the seed."""
     num_inference_steps: int | None = Field(default=None, ge=1)
@@ -33,9 +96,66 @@ class EvaluateConfig(ConfigModel):
     """Ray actors that hold a pipeline."""
     use_gpu: bool = False
     """One GPU per actor instead of one CPU."""
-    sheet_rows: int = Field(default=12, ge=1)
-    """Rows of the contact sheet."""
-    tracking: MlflowConfig = MlflowConfig()
-    """MLflow."""
+    peers: tuple[Peer, ...] = ()
+    """Simple colourings that are measured beside the model, on the same pairs."""
+    disentanglement: DisentanglementConfig | None = None
+    """The benchmark of disentanglement (None: not run)."""
+    gram_maps: GramMapsConfig | None = None
+    """Gram heat maps (None: not drawn)."""
     seed: int = Field(default=0, ge=0)
     """Seed of pairs and noise."""
+
+
+class ResultsConfig(EvaluationBase):
+    """Metrics of pictures made elsewhere, listed in a manifest."""
+
+    kind: Literal["eval-results"] = "eval-results"
+    """Kind of this file."""
+    results: AbsolutePath
+    """Folder with ``manifest.csv`` or ``manifest.jsonl`` (docs/guides/evaluate.md)."""
+    num_actors: int = Field(default=2, ge=1)
+    """Ray actors that measure."""
+
+
+class VariantConfig(ConfigModel):
+    """One variant of an ablation: what differs from the training it begins with."""
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the training by dotted path, as on the command line."""
+    without_stages: tuple[Literal["backbone", "foreground", "background"], ...] = ()
+    """Stages that are left out."""
+
+
+class AblationsConfig(ConfigModel):
+    """Variants of one training with the same data, steps and seeds, measured the same way."""
+
+    kind: Literal["ablations"] = "ablations"
+    """Kind of this file."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the comparison; its runs are in the MLflow experiment of this name."""
+    train: AbsolutePath
+    """File of kind ``train`` that every variant begins with."""
+    evaluate: AbsolutePath
+    """File of kind ``eval`` that measures every variant."""
+    variants: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], VariantConfig] = Field(
+        min_length=2
+    )
+    """Name -> what differs; the first is what the others are compared with."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
+    """Seeds of the trainings; every variant has all of them."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the training for all variants, by dotted path."""
+    evaluate_settings: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the evaluation for all variants, by dotted path."""
+    output: AbsolutePath
+    """Folder of the trainings, the evaluations and the table; the same folder continues."""
+    tracking_uri: str = "sqlite:///mlflow.db"
+    """Tracking store."""
+    grid_rows: int = Field(default=6, ge=1)
+    """Rows of the picture grid."""
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)} has one twice")
+        return self

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from nurie.config.base import ConfigModel
 from nurie.config.data import DataConfig
-from nurie.config.evaluate import EvaluateConfig
+from nurie.config.evaluate import AblationsConfig, EvaluateConfig, ResultsConfig
 from nurie.config.keys import KeysConfig
 from nurie.config.model import ModelConfig
 from nurie.config.serve import ServeConfig
@@ -25,6 +25,8 @@ CONFIG_KINDS: dict[str, type[ConfigModel]] = {
     "train-vae": VaeTrainConfig,
     "train-encoders": EncodersTrainConfig,
     "eval": EvaluateConfig,
+    "eval-results": ResultsConfig,
+    "ablations": AblationsConfig,
     "serve": ServeConfig,
     "keys": KeysConfig,
 }

@@ -1,4 +1,4 @@
-"""All metrics of one coloured picture."""
+"""All metrics of one coloured picture that need no network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nurie.data.pixels import decode_pixels
-from nurie.evaluation import metrics, perceptual
+from nurie.evaluation import colour, fidelity, lines
 
 COLUMNS = ("sample_id", "image", "sketches", "sketch_styles", "mask", "labels", "roles")
 """Columns of a shard that an evaluation reads."""
@@ -17,23 +17,23 @@ COLUMNS = ("sample_id", "image", "sketches", "sketch_styles", "mask", "labels", 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A sample of the data set, decoded.
+    """What is known about a picture.
 
     Attributes:
-        image: uint8 [H, W, 3].
+        image: uint8 [H, W, 3]; None: there is no truth.
         sketch: uint8 [H, W], dark lines on white.
         style: Line style of the sketch.
-        mask: Foreground, bool [H, W].
+        mask: Foreground, bool [H, W]; None: not known.
         labels: Role index of every pixel, uint8 [H, W]; None: roles are not known.
         roles: Name of every index.
     """
 
-    image: np.ndarray
+    image: np.ndarray | None
     sketch: np.ndarray
-    style: str
-    mask: np.ndarray
-    labels: np.ndarray | None
-    roles: Sequence[str]
+    style: str = ""
+    mask: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    roles: Sequence[str] = ()
 
     @classmethod
     def of(cls, row: dict[str, Any], sketch: int = 0) -> Picture:
@@ -49,8 +49,21 @@ class Picture:
         )
 
 
-def measure(result: np.ndarray, sample: Picture, reference: Picture) -> dict[str, float]:
-    """Every metric of one result.
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A reference.
+
+    Attributes:
+        image: uint8 [h, w, 3].
+        mask: Foreground, bool [h, w]; None: not known.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray | None = None
+
+
+def measure(result: np.ndarray, sample: Picture, reference: Reference) -> dict[str, float]:
+    """Every metric of one result that its inputs allow.
 
     Args:
         result: The coloured sketch, uint8 [H, W, 3].
@@ -58,25 +71,43 @@ def measure(result: np.ndarray, sample: Picture, reference: Picture) -> dict[str
         reference: The reference that was given.
 
     Returns:
-        Name -> value: ``psnr``, ``ssim``, ``ms_ssim_distance``, ``delta_e``, ``line_f1``,
-        ``palette_to_reference``, ``palette_to_truth`` and, where roles are known,
-        ``lab_error/ROLE`` (mean over its pixels) and ``lab_median_error/ROLE``.
+        Name -> value. Always ``line_f1``, ``line_distance_score``, ``palette_to_reference``; with
+        masks ``background_leak``; with labels ``bleeding``; with a truth ``psnr``, ``ssim``,
+        ``ms_ssim_distance``, ``delta_e``, ``delta_e_p95``, ``palette_to_truth``; with both
+        ``lab_error/ROLE``, ``lab_p95_error/ROLE`` and ``lab_median_error/ROLE``.
     """
-    truth = sample.image
-    values = {
-        "psnr": metrics.psnr(result, truth),
-        "ssim": perceptual.ssim(result, truth),
-        "ms_ssim_distance": perceptual.ms_ssim_distance(result, truth),
-        "delta_e": float(metrics.delta_e(result, truth).mean()),
-        "line_f1": metrics.line_f1(sample.sketch, result),
-        "palette_to_reference": metrics.palette_distance(
+    values: dict[str, float | None] = {
+        "line_f1": lines.line_f1(sample.sketch, result),
+        "line_distance_score": lines.line_distance_score(sample.sketch, result),
+        "palette_to_reference": colour.palette_distance(
             result, reference.image, sample.mask, reference.mask
         ),
-        "palette_to_truth": metrics.palette_distance(result, truth, sample.mask, sample.mask),
+    }
+    if sample.mask is not None and reference.mask is not None:
+        values["background_leak"] = colour.background_leak(
+            result, sample.mask, reference.image, reference.mask
+        )
+    if sample.labels is not None:
+        values["bleeding"] = colour.bleeding(result, sample.labels, sample.sketch)
+    if sample.image is not None:
+        values |= _against_truth(result, sample.image, sample)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _against_truth(result: np.ndarray, truth: np.ndarray, sample: Picture) -> dict[str, float]:
+    differences = colour.delta_e(result, truth)
+    values = {
+        "psnr": fidelity.psnr(result, truth),
+        "ssim": fidelity.ssim(result, truth),
+        "ms_ssim_distance": fidelity.ms_ssim_distance(result, truth),
+        "delta_e": float(differences.mean()),
+        "delta_e_p95": float(np.quantile(differences, 0.95)),
+        "palette_to_truth": colour.palette_distance(result, truth, sample.mask, sample.mask),
     }
     if sample.labels is not None:
-        errors = metrics.role_errors(result, truth, sample.labels, sample.roles)
-        for role, (mean, median) in errors.items():
-            values[f"lab_error/{role}"] = mean
-            values[f"lab_median_error/{role}"] = median
+        errors = colour.region_errors(result, truth, sample.labels, sample.roles)
+        for role, error in errors.items():
+            values[f"lab_error/{role}"] = error.mean
+            values[f"lab_p95_error/{role}"] = error.p95
+            values[f"lab_median_error/{role}"] = error.median_colours
     return values

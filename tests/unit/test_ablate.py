@@ -1,0 +1,102 @@
+"""Ablations: what is trained, what is skipped, what is compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nurie.config.evaluate import AblationsConfig
+from nurie.config.loader import ConfigError, load_config
+from nurie.evaluation.statistics import bootstrap_crossed
+from nurie_cli import main as cli
+from nurie_pipelines.evaluate import ablate as module
+from nurie_pipelines.evaluate.ablate import plan_runs
+
+ROOT = Path(__file__).parents[2]
+FILE = "configs/eval/ablations-nano.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def config(**overrides: object) -> AblationsConfig:
+    loaded = load_config(FILE, {name.replace("__", "."): v for name, v in overrides.items()})
+    assert isinstance(loaded, AblationsConfig)
+    return loaded
+
+
+def test_variants_differ_in_what_they_name_only() -> None:
+    runs = {(run.variant, run.seed): run for run in plan_runs(config())}
+    assert len(runs) == 15
+    full = runs["full", 0].train.model_dump(mode="json")
+    own = {"name", "output"}
+    changed = {"no_gram": {"stages"}, "no_tagger": {"model"}, "no_foreground": {"stages"}}
+    for name, expected in changed.items():
+        other = runs[name, 0].train.model_dump(mode="json")
+        assert {key for key in full if full[key] != other[key]} == own | expected
+    kinds = [stage.kind for stage in runs["no_foreground", 0].train.stages]
+    assert kinds == ["backbone", "background"]
+    again = runs["full", 2].train.model_dump(mode="json")
+    assert {key for key in full if full[key] != again[key]} == own | {"seed"}
+    for run in runs.values():
+        assert run.train.tracking.registered_model is None
+        assert run.train.init_from is None
+        assert run.evaluate.model == str(run.train.output / "model")
+        assert run.evaluate.seed == 0  # All are measured on the same pairs.
+        assert run.evaluate.disentanglement is not None
+
+
+def test_a_wrong_variant_is_found_before_anything_is_trained(capsys) -> None:
+    words = ["ablate", FILE, "--variants.no_gram.settings", "{stages.backbone.gramm.weight: 0}"]
+    assert cli.main(words) == 2
+    assert "gramm" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="nano.yaml: output: unknown setting"):
+        plan_runs(config(train="configs/model/nano.yaml", variants={"a": {}, "b": {}}))
+    with pytest.raises(ConfigError, match="has one twice"):
+        config(seeds=[1, 1])
+
+
+def test_the_dry_run_lists_the_trainings(capsys) -> None:
+    assert cli.main(["ablate", FILE, "--dry-run", "--seeds", "[4]"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert lines[3].startswith("ablations-nano-no_foreground-4: backbone 300, background 60; ")
+
+
+def test_what_is_measured_is_not_trained_again(tmp_path: Path, monkeypatch) -> None:
+    done: list[str] = []
+
+    def evaluate(config) -> None:
+        config.output.mkdir(parents=True)
+        (config.output / "metrics.json").write_text("{}")
+
+    monkeypatch.setattr("nurie_pipelines.train.run.train", lambda run: done.append(run.name))
+    monkeypatch.setattr("nurie_pipelines.evaluate.run.evaluate", evaluate)
+    monkeypatch.setattr(module, "report_ablations", lambda config, runs: {"runs": len(runs)})
+    short = config(output=str(tmp_path), seeds=[0])
+    assert module.ablate(short) == {"runs": 5}
+    assert len(done) == 5
+    (tmp_path / "no_gram/seed-0/evaluation/metrics.json").unlink()
+    monkeypatch.setattr("nurie_pipelines.evaluate.run.evaluate", lambda config: None)
+    module.ablate(short)
+    assert done[5:] == ["ablations-nano-no_gram-0"]
+
+
+def test_the_interval_of_repeated_runs_knows_both_sources_of_chance() -> None:
+    rng = np.random.default_rng(0)
+    pictures = rng.normal(20, 2, 200)
+    alike = np.stack([pictures, pictures, pictures])
+    spread = alike + np.array([[-3.0], [0.0], [3.0]])
+    one, two = bootstrap_crossed(alike), bootstrap_crossed(spread)
+    assert one.mean == pytest.approx(pictures.mean())
+    half = 1.96 * pictures.std() / np.sqrt(200)
+    assert one.high - one.mean == pytest.approx(half, rel=0.15)
+    assert two.high - two.low > 4 * (one.high - one.low)
+    assert one.n == 200
+    assert bootstrap_crossed(alike[:, ::-1]) == pytest.approx(one)
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap_crossed(np.zeros((0, 3)))
