@@ -141,7 +141,7 @@ PNG = encode(line_drawing())
 def config(tmp_path: Path) -> ServeConfig:
     return ServeConfig(
         limits=LimitsConfig(
-            max_body_bytes=1_000_000, max_pixels=1_000_000, max_side=512, deadline_s=5.0
+            max_body_bytes=1_000_000, max_pixels=1_000_000, max_side=512, deadline_s=20.0
         ),
         jobs=JobsConfig(folder=str(tmp_path / "jobs")),
         batch_wait_timeout_s=0.0,
