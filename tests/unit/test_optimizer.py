@@ -8,7 +8,7 @@ import torch
 from nurie.config.train import BackboneStage, OptimizerConfig
 from nurie.training.parameter_groups import uses_muon
 from nurie.training.stages import TrainingStage, build_stage
-from nurie_pipelines.train.optimizer import build_optimizer, set_learning_rate
+from nurie_pipelines.train.engines.optimizer import build_optimizer, set_learning_rate
 from tests.tiny import tiny_model
 
 RATES = OptimizerConfig(kind="muon", learning_rate=1e-3, muon_learning_rate=0.02, weight_decay=0)

@@ -124,7 +124,12 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: "-".join(map(str, *change.items())))
+def _name(change: dict) -> str:
+    ((control, value),) = change.items()
+    return control if isinstance(value, Image.Image) else f"{control}-{value}"
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=_name)
 def test_every_control_changes_the_picture(
     pipeline: ColorizationPipeline, change: dict[str, Any]
 ) -> None:
