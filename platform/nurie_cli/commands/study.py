@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     serve.add_argument("--port", type=int, default=8010, help="default: 8010")
     serve.add_argument(
-        "--keys-file", type=Path, metavar="FILE", help="YAML with `keys`: `name` and `sha256` each"
+        "--keys-file", type=Path, metavar="FILE", help="keys of raters; see nurie keys"
     )
     report = actions.add_parser("report", help="evaluate the answers")
     report.add_argument("study", type=Path, metavar="STUDY")

@@ -1,13 +1,11 @@
 """Serve a study: the page is open, pictures and answers need a key where there are keys.
 
-No cookies, nothing from another origin. Keys are sent as ``Authorization: Bearer KEY`` and compared
-by digest; a server without keys listens on this machine only.
+No cookies, nothing from another origin. Keys are the endpoint's (``nurie keys``), sent as
+``Authorization: Bearer KEY``; a server without keys listens on this machine only.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import os
 import re
@@ -20,7 +18,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
-import yaml
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -28,6 +25,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from nurie_serve.errors import Problem
+from nurie_serve.keys import Keyring
 from nurie_serve.limits import BodyLimit, SecurityHeaders
 
 PAGE = Path(__file__).parent / "web"
@@ -44,40 +42,24 @@ def serve_study(folder: Path, host: str, port: int, keys_file: Path | None) -> N
     """Serve a study until Ctrl+C.
 
     Raises:
-        StudyServerError: No study, no keys for an address that others reach, or a wrong file.
+        StudyServerError: No study, or no keys for an address that others reach.
+        ConfigError: The file of keys is missing or wrong.
     """
     if host not in LOOPBACK and keys_file is None:
         raise StudyServerError(
             f"host {host}: others can reach this address, so it needs keys: --keys-file FILE"
         )
-    application = build_app(folder, read_keys(keys_file) if keys_file else None)
+    application = build_app(folder, Keyring(keys_file) if keys_file else None)
     print(f"study: http://{host}:{port}", flush=True)
     uvicorn.run(application, host=host, port=port, log_level="warning", server_header=False)
 
 
-def read_keys(path: Path) -> dict[str, tuple[str, datetime | None]]:
-    """Name -> SHA-256 of the key, and when it ends, from a file of kind ``keys``.
-
-    Raises:
-        StudyServerError: The file has another form.
-    """
-    try:
-        entries = yaml.safe_load(path.read_text())["keys"]
-        return {
-            entry["name"]: (entry["sha256"], _moment(entry.get("expires_at"))) for entry in entries
-        }
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise StudyServerError(
-            f"{path}: no file of keys ({error}); it has `keys:`, a list of `name` and `sha256`"
-        ) from None
-
-
-def build_app(folder: Path, keys: Mapping[str, tuple[str, datetime | None]] | None) -> Starlette:
+def build_app(folder: Path, keyring: Keyring | None) -> Starlette:
     """The application.
 
     Args:
         folder: Made by ``nurie study build``.
-        keys: As ``read_keys`` gives them; None: no key is asked for.
+        keyring: The keys, of any scope; None: no key is asked for.
 
     Raises:
         StudyServerError: The folder is no study.
@@ -91,18 +73,18 @@ def build_app(folder: Path, keys: Mapping[str, tuple[str, datetime | None]] | No
         return FileResponse(PAGE / "index.html")
 
     async def data(request: Request) -> Response:
-        rater_of(request, keys)
+        rater_of(request, keyring)
         return JSONResponse(study)
 
     async def picture(request: Request) -> Response:
-        rater_of(request, keys)
+        rater_of(request, keyring)
         path = folder / "pictures" / request.path_params["name"]
         if not _NAME.fullmatch(path.name) or not path.is_file():
             raise Problem(HTTPStatus.NOT_FOUND, "no_picture", "there is no such picture")
         return FileResponse(path, media_type="image/png")
 
     async def answer(request: Request) -> Response:
-        rater = rater_of(request, keys)
+        rater = rater_of(request, keyring)
         if _from_another_site(request):
             detail = "pages of other sites may not send this"
             raise Problem(HTTPStatus.FORBIDDEN, "cross_origin", detail)
@@ -130,31 +112,24 @@ def build_app(folder: Path, keys: Mapping[str, tuple[str, datetime | None]] | No
     return application
 
 
-def rater_of(
-    request: Request, keys: Mapping[str, tuple[str, datetime | None]] | None
-) -> str | None:
+def rater_of(request: Request, keyring: Keyring | None) -> str | None:
     """Name of the request's key; None where no keys are asked for.
 
     Raises:
         Problem: There is no key, or it is wrong or has ended.
     """
-    if keys is None:
+    if keyring is None:
         return None
     kind, _, text = request.headers.get("authorization", "").partition(" ")
-    digest = hashlib.sha256(text.strip().encode()).hexdigest()
-    found = None
-    for name, (known, ends) in keys.items():
-        # All are compared, so that the time tells nothing.
-        if hmac.compare_digest(digest, known) and (ends is None or ends > datetime.now(UTC)):
-            found = name
-    if kind.lower() != "bearer" or found is None:
+    key = keyring.find(text.strip()) if kind.lower() == "bearer" else None
+    if key is None or key.expired(datetime.now(UTC)):
         raise Problem(
             HTTPStatus.UNAUTHORIZED,
             "key_wrong",
             "send your key as `Authorization: Bearer KEY`",
             headers={"WWW-Authenticate": 'Bearer realm="nurie"'},
         )
-    return found
+    return key.name
 
 
 def checked_answer(
@@ -206,9 +181,3 @@ def _from_another_site(request: Request) -> bool:
         return site not in ("same-origin", "none")
     origin = request.headers.get("origin")
     return origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
-
-
-def _moment(value: Any) -> datetime | None:
-    if value is None or isinstance(value, datetime):
-        return value
-    return datetime.fromisoformat(str(value))
