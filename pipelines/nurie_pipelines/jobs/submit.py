@@ -31,6 +31,7 @@ FOLDERS = ("configs", "assets")
 MAX_UPLOAD_BYTES = 500 * 2**20  # Ray refuses packages over 512 MiB
 ATTEMPTS_TO_REACH = 20
 SECONDS_BETWEEN = 3.0
+SECONDS_TO_STOP = 300
 INTERRUPTED = 130
 
 
@@ -139,7 +140,11 @@ def _runtime_env(upload: Path | None) -> dict[str, object]:
     folders = filter(None, map(_package_folder, PACKAGES))
     environment: dict[str, object] = {
         "py_modules": [str(folder) for folder in folders],
-        "env_vars": {"PYTHONUNBUFFERED": "1"},
+        "env_vars": {
+            "PYTHONUNBUFFERED": "1",
+            # A stopped training finishes its step and writes a checkpoint; Ray gives 3 s.
+            "RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_TO_STOP),
+        },
     }
     if upload is not None:
         environment["working_dir"] = str(upload)
