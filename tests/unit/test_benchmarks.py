@@ -13,7 +13,7 @@ SMALL = Problem(batch=2, side=8)
 
 def test_the_alternatives_of_the_training_step_have_one_gradient() -> None:
     rows = list(dual_branch.run(SMALL, rounds=1))
-    assert len(rows) == 2
+    assert len(rows) == 3
     assert all(float(row.exact.removeprefix("gradients ")) < 1e-5 for row in rows)
     assert all(row.ours > 0 and row.other > 0 for row in rows)
 
