@@ -31,7 +31,7 @@ from nurie_pipelines.data.load import Loader, load_chunk
 from nurie_pipelines.data.resume import BuildError
 from tests.pictures import MIXED_RATIOS, mixed_shapes
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 TAGGER = Path(__file__).parents[2] / "assets" / "nano" / "tagger"
 TINY_VAE = VaeConfig(

@@ -20,7 +20,7 @@ from nurie_pipelines.train.checkpoints import CheckpointStore, StageState, open_
 from nurie_pipelines.train.engines import Engine, build_engine
 from tests.unit.test_stages import BATCH, stage_and_batch
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 ENGINES = {
     "torch": EngineConfig(kind="torch"),

@@ -36,7 +36,7 @@ from nurie_pipelines.evaluate.actor import Colorize, Score
 from nurie_pipelines.evaluate.outputs import FILES
 from nurie_pipelines.evaluate.store import ResultStore
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 SIZE = 64
 

@@ -28,7 +28,7 @@ from nurie_pipelines.data.latents import LatentEncoder
 from nurie_pipelines.train.worker import as_tensors
 from tests.pictures import MIXED_RATIOS, mixed_shapes
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny.yaml"
 BATCH = 8

@@ -43,7 +43,7 @@ from nurie_pipelines.train.watch import averaged
 from nurie_pipelines.train.worker import make_stage
 from tests.tiny import tiny_components, tiny_config
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 CPU = torch.device("cpu")
 
 
