@@ -20,7 +20,7 @@ from nurie.config.data import DataConfig, PicturesSource
 from nurie.data.manifest import Manifest
 from nurie_pipelines.data.build import build_dataset
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 GOOD = 950
 
 
