@@ -5,8 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# Two test files at a time, in their order: many tests wait for processes to start.
+# Two test files at a time, the longest first: many tests wait for processes to start.
 BY_FILE := -n 2 --dist loadfile --no-loadscope-reorder
+LONGEST := tests/ray/test_train.py tests/e2e/test_demo.py
+OTHERS := $(filter-out $(LONGEST) tests/unit/% tests/architecture/%,$(wildcard tests/*/test_*.py))
 
 # Two torch threads collapse by 40x and more when another process uses a core.
 export OMP_NUM_THREADS ?= 1
@@ -40,7 +42,7 @@ demo: setup ## the main job on the built-in data (EXIT=1 ends afterwards, FROM_S
 
 test: setup ## everything that CI runs
 	@$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest $(BY_FILE) tests --ignore=tests/unit --ignore=tests/architecture
+	$(BIN)/python -m pytest $(BY_FILE) $(LONGEST) $(OTHERS)
 
 check: setup format lint types imports unit ## format, lint, types, imports, unit tests
 

@@ -206,7 +206,7 @@ def test_missing_latents_are_encoded_on_the_way(whole, model, components, tmp_pa
 
 
 def test_impossible_requests_are_refused(read, model, components):
-    with pytest.raises(ValueError, match="batch_size 8 must be a multiple of num_workers 3"):
-        training_dataset(read, model, components, BackboneStage(steps=1), 8, 1, 0, 5, num_workers=3)
+    with pytest.raises(ValueError, match="batch_size 2 leaves worker 0 of 3 no sample"):
+        training_dataset(read, model, components, BackboneStage(steps=1), 2, 1, 0, 5, num_workers=3)
     with pytest.raises(ValueError, match="num_batches"):
         training_dataset(read, model, components, BackboneStage(steps=1), 8, 0, 0, 5)
