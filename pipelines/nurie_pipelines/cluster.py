@@ -8,6 +8,7 @@ import os
 import secrets
 import sys
 from pathlib import Path
+from typing import Any
 
 DRIVER_ENVIRONMENT = {
     # Ray Train registers a reported checkpoint at its next poll; at the default of 2 s a worker
@@ -35,11 +36,16 @@ QUIET_LOGGERS = {
 }
 OBJECT_STORE_BYTES = 10**9
 MIN_LOGICAL_CPUS = 4
+_NEEDED = ("raylet", "gcs_server")
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 class ClusterError(ValueError):
     """A cluster cannot be joined as asked."""
+
+
+class ClusterLost(RuntimeError):
+    """A private cluster has ended before the work that was sent to it."""
 
 
 def connect(num_cpus: int | None = None) -> None:
@@ -125,6 +131,17 @@ def _start(num_cpus: int) -> None:
         logging_level=logging.WARNING,
         _temp_dir=str(session_folder()),
     )
+
+
+def has_ended() -> bool:
+    """Whether processes of this process's private cluster have ended; never of a joined one.
+
+    Who waits for a result would not notice: Ray asks those that are gone, for a minute and more.
+    """
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    return node is not None and any(name in _NEEDED for name, _ in node.dead_processes())
 
 
 def session_folder() -> Path:

@@ -8,6 +8,7 @@ complete, so a killed run leaves nothing that looks like a checkpoint.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from nurie.checkpoints.manifest import (
     CheckpointError,
     publish_folder,
     verify_manifest,
+    write_atomically,
     write_manifest,
 )
 from nurie.checkpoints.sharded import AVERAGE, Fragment, ShardedState, open_shards, write_shard
@@ -30,6 +32,8 @@ from nurie_pipelines.train.engines import Engine
 
 _PARTIAL = ".partial-"
 _SHARDS = "state"
+LOSSES_FILE = "losses.json"
+"""Validation losses of a stage's checkpoints by name, beside them."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ class StageState:
     counters: dict[str, float] = field(default_factory=dict)
     guard: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def start_folder(self) -> Path | None:
+        """``start_from`` as a path."""
+        return None if self.start_from is None else Path(self.start_from)
+
 
 class CheckpointStore:
     """The checkpoints of one stage; every rank holds one on the same shared folder.
@@ -59,6 +68,7 @@ class CheckpointStore:
     Args:
         folder: Folder of the checkpoints.
         keep: Newest checkpoints that stay.
+        keep_best: Checkpoints with the lowest noted loss, which stay as well.
         beside: Files that go into every checkpoint: what the run was made from.
         say: Where remarks for people go.
     """
@@ -69,9 +79,11 @@ class CheckpointStore:
         keep: int,
         beside: Sequence[Path] = (),
         say: Callable[[str], None] = print,
+        keep_best: int = 0,
     ) -> None:
         self.folder = folder
         self.keep = keep
+        self.keep_best = keep_best
         self.beside = beside
         self.say = say
 
@@ -82,7 +94,7 @@ class CheckpointStore:
             False if it could not be written, for want of space say; those there are stay as they
             were, and nothing half-written is left.
         """
-        name = f"step-{state.step:06d}"
+        name = _name(state.step)
         partial, final = self.folder / f"{_PARTIAL}{name}", self.folder / name
         fragments = list(_all_fragments(engine, ema))
         needed = _sum_over_ranks(4 * sum(each.values.numel() for each in fragments))
@@ -104,8 +116,7 @@ class CheckpointStore:
                         shutil.copyfile(file, partial / file.name)
                     write_manifest(partial)
                     publish_folder(partial, final, replace=True)
-                    for old in self._folders()[: -self.keep]:
-                        shutil.rmtree(old)
+                    self._retain()
         if failures and _is_writer():
             self._sweep()
             self.say(f"{final} could not be written: {failures[0]}")
@@ -154,6 +165,26 @@ class CheckpointStore:
                     ema.shadow[fragment.name].copy_(part)
         return state
 
+    def note_loss(self, step: int, loss: float) -> None:
+        """Notes the validation loss of a step for ``keep_best``; one rank calls it."""
+        losses = {**self._losses(), _name(step): loss}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / LOSSES_FILE, json.dumps(losses, indent=1).encode())
+
+    def _retain(self) -> None:
+        """Deletes checkpoints that are neither among the newest nor among the best."""
+        *older, _ = folders = self._folders()
+        losses = self._losses()
+        measured = [each for each in older if math.isfinite(losses.get(each.name, math.inf))]
+        best = sorted(measured, key=lambda each: losses[each.name])[: self.keep_best]
+        for folder in folders[: -self.keep]:
+            if folder not in best:
+                shutil.rmtree(folder)
+
+    def _losses(self) -> dict[str, float]:
+        path = self.folder / LOSSES_FILE
+        return json.loads(path.read_text()) if path.exists() else {}
+
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
 
@@ -179,6 +210,10 @@ def open_checkpoint(folder: Path) -> Iterator[ShardedState]:
     """The tensors of a checkpoint folder."""
     with open_shards(folder / _SHARDS) as shards:
         yield shards
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
 
 
 def _all_fragments(engine: Engine, ema: Ema | None) -> Iterator[Fragment]:

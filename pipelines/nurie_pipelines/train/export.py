@@ -17,11 +17,15 @@ from nurie.checkpoints.manifest import CheckpointError, publish_folder, write_ma
 from nurie.checkpoints.sharded import AVERAGE, WEIGHT, ShardedState
 from nurie.checkpoints.stream import Weights, open_weights
 from nurie.checkpoints.transfer import empty_parts, write_part
+from nurie.config.loader import load_config
 from nurie.config.model import ModelConfig
+from nurie.config.train import TrainConfig
+from nurie.inference.folder import complete_folder
 from nurie.models.colorizer import LORA_FOLDER, LORA_NAME
 from nurie.models.folders import plain_name, write_lora
+from nurie.tracking.origin import CONFIG_FILE
 from nurie.training.stages.finetune import FINETUNE_LORA
-from nurie_pipelines.train.checkpoints import open_checkpoint
+from nurie_pipelines.train.checkpoints import CheckpointStore, open_checkpoint
 
 _LORA = ".lora_"
 _BACKGROUND_LORA = f".{LORA_NAME}."
@@ -63,6 +67,37 @@ def export_checkpoint(
             shutil.copytree(start / LORA_FOLDER, partial / LORA_FOLDER)
     write_manifest(partial)
     publish_folder(partial, folder, replace=True)
+
+
+def assemble_model(weights: Path, config: TrainConfig, folder: Path) -> None:
+    """Join trained weights and frozen components to a model folder for people to use.
+
+    Args:
+        weights: The trained parts.
+        config: The run: preset and components.
+        folder: Target; it appears when it is whole, in fp16.
+    """
+    partial = _fresh(folder)
+    copy_in_half_precision(weights, config.model, partial)
+    complete_folder(partial, config.components, config.model)
+    publish_folder(partial, folder, replace=True)
+
+
+def model_of_checkpoint(checkpoint: Path, folder: Path) -> None:
+    """Make a model folder of any checkpoint, by the configuration that lies in it.
+
+    Raises:
+        CheckpointError: If a file of the checkpoint is missing or damaged.
+    """
+    state = CheckpointStore.read(checkpoint)
+    config = load_config(checkpoint / CONFIG_FILE)
+    assert isinstance(config, TrainConfig)
+    weights = folder.with_name(f".weights-{folder.name}")
+    try:
+        export_checkpoint(checkpoint, config.model, state.start_folder, weights)
+        assemble_model(weights, config, folder)
+    finally:
+        shutil.rmtree(weights, ignore_errors=True)
 
 
 def copy_in_half_precision(weights: Path, config: ModelConfig, folder: Path) -> None:

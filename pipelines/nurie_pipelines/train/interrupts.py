@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 from rich.console import Console
 
+from nurie_pipelines.cluster import ClusterLost, has_ended
 from nurie_pipelines.train.job import StageJob
+
+_Result = TypeVar("_Result")
+_LOOK_EVERY_S = 1.0
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -51,3 +57,29 @@ def stop_at_a_step(job: StageJob, console: Console) -> Iterator[list[int]]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def beside_the_cluster(work: Callable[[], _Result]) -> _Result:
+    """Do the work in a thread of its own; this one takes signals and looks after the cluster.
+
+    In the main thread Ray Train puts its own handler in the place of ours, which ends a run without
+    a checkpoint, and waits for ever for a cluster that is gone.
+
+    Raises:
+        ClusterLost: The private cluster has ended before the work; the thread is left behind.
+    """
+    done: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while not wait([done], _LOOK_EVERY_S).done:
+        if has_ended():
+            raise ClusterLost(
+                "the Ray cluster of this command has ended; the same command continues"
+            )
+    return done.result()

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 
 STOP_FILE = "stop"
 STOPPED_FILE = "stopped.txt"
+HOW_WATCHED = {
+    "tracking",
+    "checkpoint_every",
+    "keep_best",
+    "keep_checkpoints",
+    "sample_every",
+    "stop_without_checkpoint",
+}
+"""Settings of a run that change no weight."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +98,8 @@ class StageJob:
         from nurie_pipelines.train.checkpoints import CheckpointStore
 
         beside = [self.config.output / name for name in (CONFIG_FILE, ORIGIN_FILE, PACKAGES_FILE)]
-        return CheckpointStore(
-            self.folder / "checkpoints", self.config.keep_checkpoints, beside, say
-        )
+        keep, best = self.config.keep_checkpoints, self.config.keep_best
+        return CheckpointStore(self.folder / "checkpoints", keep, beside, say, best)
 
 
 def train_stage(loop_config: dict[str, Any]) -> None:

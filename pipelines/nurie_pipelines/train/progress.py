@@ -40,7 +40,10 @@ def follow_progress(job: StageJob, console: Console) -> Iterator[None]:
     stop = threading.Event()
     with Progress(*columns, console=console, speed_estimate_period=120) as progress:
         task = progress.add_task(job.kind, total=job.settings.steps, status="starting workers")
-        thread = threading.Thread(target=_follow, args=(job, progress, task, stop), daemon=True)
+        told = len(read_failures(job.folder))  # of an earlier start
+        thread = threading.Thread(
+            target=_follow, args=(job, progress, task, told, stop), daemon=True
+        )
         thread.start()
         try:
             yield
@@ -49,9 +52,10 @@ def follow_progress(job: StageJob, console: Console) -> Iterator[None]:
             thread.join()
 
 
-def _follow(job: StageJob, progress: Progress, task: TaskID, stop: threading.Event) -> None:
+def _follow(
+    job: StageJob, progress: Progress, task: TaskID, told: int, stop: threading.Event
+) -> None:
     path = job.folder / METRICS_FILE
-    told = len(read_failures(job.folder))
     while True:
         ending = stop.is_set()
         for failure in read_failures(job.folder)[told:]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from signal import SIGTERM
 from threading import Thread
@@ -12,31 +11,23 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
-from nurie.checkpoints.manifest import publish_folder, verify_manifest
+from nurie.checkpoints.manifest import verify_manifest
 from nurie.config.train import TrainConfig
-from nurie.inference.folder import complete_folder
 from nurie.planning.operations import write_operations
 from nurie.tracking.origin import CONFIG_FILE
 from nurie.tracking.registry import register_model
-from nurie_pipelines.cluster import WORKER_ENVIRONMENT, connect
-from nurie_pipelines.train.export import copy_in_half_precision, export_checkpoint
+from nurie_pipelines.cluster import WORKER_ENVIRONMENT, ClusterLost, connect
+from nurie_pipelines.train.export import assemble_model, export_checkpoint
 from nurie_pipelines.train.failures import RecordFailures
-from nurie_pipelines.train.interrupts import TrainingInterrupted, stop_at_a_step
-from nurie_pipelines.train.job import StageJob, train_stage
+from nurie_pipelines.train.interrupts import TrainingInterrupted, beside_the_cluster, stop_at_a_step
+from nurie_pipelines.train.job import HOW_WATCHED, StageJob, train_stage
 from nurie_pipelines.train.progress import follow_progress
 from nurie_pipelines.train.records import RunRecords
 from nurie_pipelines.train.start import start_folder
 
 console = Console()
 
-_MAY_CHANGE = {
-    "engine",
-    "tracking",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "sample_every",
-    "stop_without_checkpoint",
-}
+_MAY_CHANGE = {"engine", *HOW_WATCHED}
 """Settings with which a run may be continued differently."""
 
 
@@ -129,6 +120,7 @@ def _fit(job: StageJob) -> None:
     """Runs the Ray Train job of a stage.
 
     Raises:
+        ClusterLost: Its private cluster has ended, and nobody asked it to.
         TrainingInterrupted: It was asked to end before its last step.
         TrainingStopped: Its workers cannot go on.
     """
@@ -140,7 +132,11 @@ def _fit(job: StageJob) -> None:
     )
     counting.start()  # while the workers start
     with stop_at_a_step(job, console) as signals:
-        _trainer(job).fit()
+        try:
+            beside_the_cluster(_trainer(job).fit)
+        except ClusterLost:
+            if not signals:  # else whoever asked the run to end has asked its cluster too
+                raise
     reason = job.reason_of_stop()
     if reason is not None:
         raise TrainingStopped(f"{job.folder.name}: {reason}")
@@ -188,9 +184,5 @@ def _export(job: StageJob, folder: Path) -> None:
 def _assemble(config: TrainConfig, weights: Path | None, final: Path) -> None:
     """Joins trained weights and frozen components to a model folder, published at once."""
     assert weights is not None
-    partial_folder = final.with_name(f".partial-{final.name}")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    copy_in_half_precision(weights, config.model, partial_folder)
-    complete_folder(partial_folder, config.components, config.model)
-    publish_folder(partial_folder, final, replace=True)
+    assemble_model(weights, config, final)
     console.print(f"model written to {final}", markup=False, soft_wrap=True)

@@ -86,6 +86,7 @@ class SampleGrid:
             foreground_mask=_picture(sample["mask"], "L"),
             reference_mask=[reference.mask for reference in references],
             num_inference_steps=NUM_INFERENCE_STEPS,
+            line_overlay=0.0,  # shows what the model itself makes
             seed=[number] * len(references),
         ).images
         yield sketch

@@ -66,7 +66,9 @@ class Watch:
                 return
             with averaged(engine.stage, average):
                 if validates:
-                    self._log.write(step, self._validation.measure(engine.stage))
+                    values = self._validation.measure(engine.stage)
+                    self._log.write(step, values)
+                    self.job.checkpoints().note_loss(step, values["val/loss"])
                 if draws:
                     SampleGrid(self.job).draw(engine.stage.model, step)
 

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
 MANIFEST_NAME = "MANIFEST.json"
+CARD_NAME = "README.md"
 FORMAT = "nurie-manifest/1"
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
 _CHUNK = 1 << 20
@@ -47,13 +48,16 @@ def write_manifest(folder: str | Path) -> str:
     return manifest_digest(folder)
 
 
-def verify_manifest(folder: str | Path, *, allow_pickles: bool = False) -> str:
+def verify_manifest(
+    folder: str | Path, *, allow_pickles: bool = False, but_card: bool = False
+) -> str:
     """Check every file of a checkpoint folder against its manifest.
 
     Args:
         folder: The checkpoint.
         allow_pickles: Accept listed pickles (``.pt``, ``.bin``, ...), for the engine state of our
             own training checkpoints. Loading a pickle runs its code, so models never contain one.
+        but_card: Let the card be another than listed: a person has changed it.
 
     Returns:
         The digest of the manifest.
@@ -65,6 +69,9 @@ def verify_manifest(folder: str | Path, *, allow_pickles: bool = False) -> str:
     folder = Path(folder)
     listed = _read_entries(folder)
     present = _files_of(folder)
+    if but_card:
+        present.pop(CARD_NAME, None)
+        listed.pop(CARD_NAME, None)
     for name in present:
         pickled = PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES
         if pickled and not (allow_pickles and name in listed):
@@ -94,6 +101,19 @@ def manifest_digest(folder: str | Path) -> str:
             f"{path}: missing; the folder is no checkpoint, or writing it was interrupted"
         )
     return file_digest(path)
+
+
+def weights_digest(folder: str | Path) -> str:
+    """SHA-256 (hex) of all that the manifest lists but the card: a new card is no new model.
+
+    Raises:
+        CheckpointError: There is no readable manifest.
+    """
+    entries = _read_entries(Path(folder))
+    lines = [
+        f"{entries[name]['sha256']}  {name}\n" for name in sorted(entries.keys() - {CARD_NAME})
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def publish_folder(temporary: str | Path, final: str | Path, *, replace: bool = False) -> Path:

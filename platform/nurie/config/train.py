@@ -46,6 +46,9 @@ class GramConfig(ConfigModel):
     """Mean squared error, or the paper's Frobenius sum."""
     foreground_only: bool = False
     """Weight the loss by the foreground mask."""
+    misaligned: Literal["unrelated", "batch_roll"] = "unrelated"
+    """Reference of the misaligned branch: an unrelated picture; or, to compare with the published
+    code, that of the sample before in the worker's micro-batch, after references were dropped."""
 
 
 class TimestepConfig(ConfigModel):
@@ -279,6 +282,8 @@ class TrainConfig(ConfigModel):
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints kept per stage."""
+    keep_best: int = Field(default=0, ge=0)
+    """Checkpoints with the lowest validation loss, which stay as well."""
     stop_without_checkpoint: bool = False
     """Stop when a checkpoint cannot be written, on a full disk say (otherwise the run goes on and
     tries again at the next one; the last one of a stage must be written)."""
@@ -301,6 +306,7 @@ class TrainConfig(ConfigModel):
             )
         for stage in self.stages:
             self._check_optimizer(stage)
+        self._check_best()
         workers = self.engine.num_workers
         for stage in self.stages:
             micro, rest = divmod(stage.batch_size, stage.gradient_accumulation_steps)
@@ -310,7 +316,23 @@ class TrainConfig(ConfigModel):
                     f"gradient_accumulation_steps {stage.gradient_accumulation_steps} that leaves "
                     f"each of {workers} workers a sample at a time"
                 )
+            rolled = isinstance(stage, DualBranchStage) and stage.gram.misaligned == "batch_roll"
+            if rolled and micro // workers < 2:
+                raise ValueError(
+                    f"stages.{stage.kind}.gram.misaligned batch_roll: {micro} samples at a time on "
+                    f"{workers} workers leave one its own neighbour; take a larger batch_size"
+                )
         return self
+
+    def _check_best(self) -> None:
+        if self.keep_best and not self.tracking.validation_samples:
+            raise ValueError("keep_best: needs tracking.validation_samples above 0")
+        if self.keep_best and self.checkpoint_every % self.tracking.validate_every:
+            raise ValueError(
+                f"keep_best: needs a validation at every checkpoint, so checkpoint_every "
+                f"{self.checkpoint_every} must be a multiple of tracking.validate_every "
+                f"{self.tracking.validate_every}"
+            )
 
     def _check_optimizer(self, stage: StageBase) -> None:
         kind, engine = stage.optimizer.kind, self.engine

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 DIGEST_TAG = "nurie.manifest_sha256"
+REGISTERED = "models:/"
+"""How the name of a registered model begins."""
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -111,7 +113,7 @@ def resolve_model(ref: str | Path, tracking_uri: str) -> Path:
         CheckpointError: Files do not fit the manifest, or the manifest not the registered digest.
         TrackingUnavailable: The store does not answer.
     """
-    if not str(ref).startswith("models:/"):
+    if not str(ref).startswith(REGISTERED):
         folder = Path(ref).expanduser().absolute()
         if not folder.is_dir():
             raise RegistryError(

@@ -19,8 +19,8 @@ _MOMENTUM = "momentum_buffer"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class ReplicatedState:
-    """ZeRO 1 and 2.
+class _ZeroState:
+    """What both have.
 
     Args:
         parameters: Trained parameters by name.
@@ -31,6 +31,20 @@ class ReplicatedState:
         self._parameters = parameters
         self._zero = zero
         self._names = {id(parameter): name for name, parameter in parameters.items()}
+
+    def optimizer_steps(self) -> float:
+        """Steps that the optimizer counts."""
+        counts = [kept["step"] for kept in self._zero.optimizer.state.values() if "step" in kept]
+        return float(counts[0]) if counts else 0.0
+
+    def _set_optimizer_steps(self, steps: float) -> None:
+        for flat, kept in self._zero.optimizer.state.items():
+            if "exp_avg" in kept:
+                kept["step"] = torch.tensor(steps, dtype=torch.float32, device=flat.device)
+
+
+class ReplicatedState(_ZeroState):
+    """ZeRO 1 and 2."""
 
     def fragments(self) -> Iterator[Fragment]:
         """See ``Engine``."""
@@ -53,10 +67,6 @@ class ReplicatedState:
                     for parameter in parameters:
                         yield self._part(parameter, state, values)
 
-    def optimizer_steps(self) -> float:
-        """Steps that the optimizer counts."""
-        return _steps(self._zero)
-
     def load(self, state: ShardedState, optimizer_steps: float) -> None:
         """See ``Engine``."""
         for name, parameter in self._parameters.items():
@@ -65,10 +75,8 @@ class ReplicatedState:
             _fill(fragment, state)
         for flat, parameters in self._groups():
             kept = self._zero.optimizer.state[flat]
-            known = {
-                self._names[id(p)]: state.optimizer_states(self._names[id(p)]) for p in parameters
-            }
-            for key in sorted(set().union(*known.values())):
+            known = (state.optimizer_states(self._names[id(p)]) for p in parameters)
+            for key in sorted(set().union(*known)):
                 if key == _MOMENTUM:
                     wholes = [state.part(self._names[id(p)], key, 0, p.numel()) for p in parameters]
                     kept[key] = torch.cat(wholes).to(flat.device)
@@ -76,14 +84,12 @@ class ReplicatedState:
                 kept[key] = torch.zeros_like(flat)
                 for parameter in parameters:
                     _fill(self._part(parameter, key, kept[key]), state)
-        _set_steps(self._zero, optimizer_steps)
+        self._set_optimizer_steps(optimizer_steps)
 
     def _groups(self) -> Iterator[tuple[torch.Tensor, list[nn.Parameter]]]:
         """Every flat fp32 tensor and the parameters of which it holds a part, in order."""
-        groups = zip(
-            self._zero.single_partition_of_fp32_groups, self._zero.params_in_partition, strict=True
-        )
-        yield from groups
+        zero = self._zero
+        return zip(zero.single_partition_of_fp32_groups, zero.params_in_partition, strict=True)
 
     def _part(self, parameter: nn.Parameter, state: str, flat: torch.Tensor) -> Fragment:
         mapping: Any = parameter._hp_mapping  # pyright: ignore[reportAttributeAccessIssue]
@@ -98,17 +104,8 @@ class ReplicatedState:
             yield Fragment(self._names[id(parameter)], _MOMENTUM, whole, parameter.shape)
 
 
-class PartitionedState:
-    """ZeRO 3 (AdamW).
-
-    Args:
-        parameters: Trained parameters by name.
-        zero: DeepSpeed's optimizer around ours.
-    """
-
-    def __init__(self, parameters: dict[str, nn.Parameter], zero: Any) -> None:
-        self._parameters = parameters
-        self._zero = zero
+class PartitionedState(_ZeroState):
+    """ZeRO 3 (AdamW)."""
 
     def fragments(self) -> Iterator[Fragment]:
         """See ``Engine``."""
@@ -121,10 +118,6 @@ class PartitionedState:
         for name, parameter in self._parameters.items():
             for state in _MOMENTS:
                 yield self._part(name, parameter, state)
-
-    def optimizer_steps(self) -> float:
-        """Steps that the optimizer counts."""
-        return _steps(self._zero)
 
     def load(self, state: ShardedState, optimizer_steps: float) -> None:
         """See ``Engine``."""
@@ -147,7 +140,7 @@ class PartitionedState:
                     safe_set_local_fp32_param(parameter, padded)
                 else:
                     safe_set_local_optimizer_state(parameter, padded, key)
-        _set_steps(self._zero, optimizer_steps)
+        self._set_optimizer_steps(optimizer_steps)
 
     def _part(self, name: str, parameter: nn.Parameter, state: str | None) -> Fragment:
         from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
@@ -168,14 +161,3 @@ def _fill(fragment: Fragment, state: ShardedState) -> None:
     length = fragment.values.numel()
     if length:
         fragment.values.copy_(state.part(fragment.name, fragment.state, fragment.start, length))
-
-
-def _steps(zero: Any) -> float:
-    counts = [each["step"] for each in zero.optimizer.state.values() if "step" in each]
-    return float(counts[0]) if counts else 0.0
-
-
-def _set_steps(zero: Any, steps: float) -> None:
-    for flat, kept in zero.optimizer.state.items():
-        if "exp_avg" in kept:
-            kept["step"] = torch.tensor(steps, dtype=torch.float32, device=flat.device)

@@ -32,14 +32,10 @@ class BackboneTraining(TrainingStage):
         ends after the last Gram block. Loss and gradients equal those of two passes.
         """
         weight = gram_weight(self.settings.gram, step, self.settings.steps)
-        rows = 2 * batch.size if weight > 0 else batch.size
-        tokens = self.model.reference_projection(
-            batch.image_tokens[:rows], batch.tagger_tokens[:rows]
-        )
         conditioning = Conditioning(
             batch.added_cond,
             draws.drop_sketch(self.model.sketch_encoder(batch.sketch)),
-            draws.drop_reference(tokens),
+            self._reference_tokens(batch, draws, two_branches=weight > 0),
         )
         blocks = self.model.config.gram_block_ids if weight > 0 else ()
         out = self.model.unet(
@@ -61,6 +57,18 @@ class BackboneTraining(TrainingStage):
         parts["gram_weight"] = torch.tensor(weight)
         parts["dropped_references"] = (1 - draws.keep_reference).mean()
         return LossOutput(total, parts)
+
+    def _reference_tokens(
+        self, batch: TrainBatch, draws: StepDraws, two_branches: bool
+    ) -> torch.Tensor:
+        """Tokens of the aligned, then of the misaligned branch: ``R*B x N x D``."""
+        rolled = two_branches and self.settings.gram.misaligned == "batch_roll"
+        rows = 2 * batch.size if two_branches and not rolled else batch.size
+        tokens = draws.drop_reference(
+            self.model.reference_projection(batch.image_tokens[:rows], batch.tagger_tokens[:rows])
+        )
+        # Rolled after the drop: a dropped reference meets one that is kept, as it is published.
+        return torch.cat([tokens, tokens.roll(1, dims=0)]) if rolled else tokens
 
     def _place_weights(self, batch: TrainBatch, places: int) -> torch.Tensor | None:
         """Foreground mask on a block's grid of places, ``B x N``, if the loss is weighted by it."""
