@@ -14,6 +14,7 @@ from PIL import Image
 
 from nurie.config.evaluate import EvaluateConfig, GramMapsConfig, NetworksConfig
 from nurie.data.png import decode_png, encode_png
+from nurie.evaluation.controlnet import CONTROLNET, ControlNetPeer
 from nurie.evaluation.networks import Networks
 from nurie.evaluation.peers import PEERS
 from nurie.evaluation.tasks import GRAM, MODEL, Order, ShardSource, Source, Task, score
@@ -53,14 +54,15 @@ class Colorize:
 
             model = resolve_model(config.model, tracking_uri)
         self.pipeline = ColorizationPipeline.from_pretrained(str(model))
-        self.pipeline.to("cuda" if config.use_gpu else "cpu")
+        self.device = "cuda" if config.use_gpu else "cpu"
+        self.pipeline.to(self.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.settings = {
             "num_inference_steps": config.num_inference_steps,
             "guidance_scale": config.guidance_scale,
         }
-        self.batch_size = config.batch_size
-        self.gram_maps = config.gram_maps
+        self.config = config
+        self.controlnet: ControlNetPeer | None = None  # Opened by the actor that needs it.
         self.source = ShardSource(config.shards)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -99,24 +101,32 @@ class Colorize:
         made = []
         for number, task in enumerate(tasks):
             if task.protocol == GRAM:
-                assert self.gram_maps is not None
-                made.append(self._gram_pictures(orders[number], self.gram_maps))
+                assert self.config.gram_maps is not None
+                made.append(self._gram_pictures(orders[number], self.config.gram_maps))
             elif task.system == MODEL:
                 made.append([coloured[number, place] for place in range(len(orders[number]))])
             else:
-                peer = PEERS[task.system]
-                made.append([peer(o.sample.sketch, o.reference.image) for o in orders[number]])
+                made.append([self._peer(task.system, order) for order in orders[number]])
         return made
+
+    def _peer(self, system: str, order: Order) -> np.ndarray:
+        if system != CONTROLNET:
+            return PEERS[system](order.sample.sketch, order.reference.image)
+        if self.controlnet is None:
+            assert self.config.controlnet is not None
+            self.controlnet = ControlNetPeer(self.config.controlnet, self.device)
+        return self.controlnet(order.sample.sketch, order.reference.image, order.seed)
 
     def _colour(self, orders: Sequence[Order]) -> list[np.ndarray]:
         """Pictures in the orders' order; those of one call have one size."""
         done: dict[int, np.ndarray] = {}
+        size = self.config.batch_size
         sizes = [order.sample.sketch.shape for order in orders]
         by_size = sorted(range(len(orders)), key=sizes.__getitem__)
         for _, group in groupby(by_size, key=sizes.__getitem__):
             indices = list(group)
-            for first in range(0, len(indices), self.batch_size):
-                part = indices[first : first + self.batch_size]
+            for first in range(0, len(indices), size):
+                part = indices[first : first + size]
                 done.update(zip(part, self._call([orders[i] for i in part]), strict=True))
         return [done[i] for i in range(len(orders))]
 
@@ -128,6 +138,8 @@ class Colorize:
             seed=[order.seed for order in orders],
             height=height,
             width=width,
+            # What the model makes is measured, not the sketch's own lines over it.
+            line_overlay=0.0,
             **self.settings,
         )
         return [np.asarray(image.convert("RGB")) for image in output.images]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,7 @@ from nurie.evaluation.page import Case, Gallery
 from nurie.evaluation.pairs import PROTOCOLS
 from nurie.evaluation.report import METRICS
 from nurie.evaluation.sheet import grid
-from nurie.evaluation.tasks import GRAM, MODEL, SWAPS, Source, Task
+from nurie.evaluation.tasks import GRAM, MODEL, SWAPS, Order, Source, Task
 from nurie_pipelines.evaluate.store import ResultStore, Row
 
 _PER_KIND = 3
@@ -29,6 +29,7 @@ _FAILURES = (
     "palette_to_reference",
     "reference_likeness",
 )
+_MAPS = ("map, encoder", "map, decoder")
 _NAMES = {"own": "own picture", "same_palette": "same palette", "wrong": "wrong reference"}
 
 
@@ -83,18 +84,6 @@ class Cases:
         columns = [text for name in protocols for text in (_NAMES.get(name, name), "> result")]
         return grid(lines, ["sketch", "truth", *columns])
 
-    def case(self, row: Row, caption: str, result: np.ndarray) -> Case:
-        """Sketch, reference, result and truth of one picture."""
-        order = self.source.orders(row["task"])[0]
-        pictures = {
-            "sketch": order.sample.sketch,
-            "reference": order.reference.image,
-            "result": result,
-        }
-        if order.sample.image is not None:
-            pictures["truth"] = order.sample.image
-        return Case(caption, pictures)
-
     def _ranked(self) -> Iterator[Gallery]:
         for protocol in dict.fromkeys(row["task"].protocol for row in self.rows):
             rows = [
@@ -107,9 +96,15 @@ class Cases:
                 (row for row in rows if name in row["metrics"]), key=partial(_badness, name=name)
             )
             middle = max(0, (len(ordered) - _PER_KIND) // 2)
-            chosen = {row["key"]: row for row in ordered[:_PER_KIND]}
-            chosen |= {row["key"]: row for row in ordered[middle : middle + _PER_KIND]}
-            chosen |= {row["key"]: row for row in ordered[-_PER_KIND:]}
+            places = {
+                "best": ordered[:_PER_KIND],
+                "median": ordered[middle : middle + _PER_KIND],
+                "worst": ordered[-_PER_KIND:],
+            }
+            chosen: dict[str, tuple[str, Row]] = {}
+            for word, part in places.items():
+                for row in part:
+                    chosen.setdefault(row["key"], (f"{word}: ", row))
             yield Gallery(
                 f"Best, median and worst, reference `{protocol}`",
                 f"By {METRICS[name].title}, from best to worst.",
@@ -130,19 +125,19 @@ class Cases:
             yield Gallery(
                 f"Worst by {METRICS[name].title}",
                 METRICS[name].meaning + ".",
-                self._cases(worst, name),
+                self._cases([("", row) for row in worst], name),
             )
 
-    def _cases(self, rows: Sequence[Row], name: str) -> list[Case]:
-        pictures = self._pictures(rows)
+    def _cases(self, chosen: Sequence[tuple[str, Row]], name: str) -> list[Case]:
+        pictures = self._pictures([row for _, row in chosen])
         return [
-            self.case(
-                row,
-                f"{METRICS[name].title} {row['metrics'][name]:.3g}, {row['task'].protocol}, "
+            pair_case(
+                self.source.orders(row["task"])[0],
+                f"{word}{METRICS[name].title} {row['metrics'][name]:.3g}, {row['task'].protocol}, "
                 f"{row['task'].sample_id}",
-                pictures[row["key"]][0],
+                {"result": pictures[row["key"]][0]},
             )
-            for row in rows
+            for word, row in chosen
         ]
 
     def _swaps(self) -> Gallery:
@@ -156,10 +151,9 @@ class Cases:
         cases = []
         for row in rows:
             orders = self.source.orders(row["task"])
-            shown = {"sketch": orders[0].sample.sketch}
+            shown: dict[str, np.ndarray | list[np.ndarray]] = {"sketch": orders[0].sample.sketch}
             for order, result in zip(orders, pictures[row["key"]], strict=True):
-                shown[f"reference {order.name}"] = order.reference.image
-                shown[f"> result {order.name}"] = result
+                shown[order.name] = [order.reference.image, result]
             cases.append(
                 Case(
                     f"disentanglement {row['metrics']['disentanglement']:.3g}, "
@@ -167,7 +161,10 @@ class Cases:
                     shown,
                 )
             )
-        text = "One sketch and seed under swapped and altered references; worst, median and best."
+        text = (
+            "One sketch and seed; above the swapped or altered reference, below what it makes of "
+            "it. Worst, median and best."
+        )
         return Gallery("Disentanglement", text, cases)
 
     def _gram(self) -> Gallery:
@@ -176,20 +173,21 @@ class Cases:
         cases = []
         for row in rows:
             orders = self.source.orders(row["task"])
-            shown = {"sketch": orders[0].sample.sketch}
             made = pictures[row["key"]]
             per_order = len(made) // len(orders)
-            for number, (order, name) in enumerate(
-                zip(orders, ("aligned", "misaligned"), strict=True)
-            ):
-                result, *maps = made[number * per_order : (number + 1) * per_order]
-                shown |= {f"{name} reference": order.reference.image, f"{name} result": result}
-                shown |= {f"{name}, map {i + 1}": image for i, image in enumerate(maps)}
+            by_order = [made[first : first + per_order] for first in range(0, len(made), per_order)]
+            shown: dict[str, np.ndarray | list[np.ndarray]] = {
+                "sketch": orders[0].sample.sketch,
+                "reference": [order.reference.image for order in orders],
+            }
+            # Every picture of the own reference stands above that of the unrelated one.
+            for name, *both in zip(("result", *_MAPS), *by_order, strict=True):
+                shown[name] = both
             cases.append(Case(row["task"].sample_id, shown))
         text = (
             "How alike every place is to the marked one inside the denoiser, dark 0, light 1, at "
-            "an encoder and a decoder block. Alike maps under both references mean that the "
-            "reference does not move shapes."
+            "an encoder and a decoder block. Above with the own picture as reference (aligned), "
+            "below with an unrelated one. Alike maps mean that the reference does not move shapes."
         )
         return Gallery("Gram heat maps", text, cases)
 
@@ -199,6 +197,14 @@ class Cases:
 
     def _is_pair(self, task: Task) -> bool:
         return task.protocol not in (SWAPS, GRAM) and task.system == self.system
+
+
+def pair_case(order: Order, caption: str, results: Mapping[str, np.ndarray]) -> Case:
+    """Sketch, reference, what was made of them (label -> picture), and truth."""
+    pictures = {"sketch": order.sample.sketch, "reference": order.reference.image, **results}
+    if order.sample.image is not None:
+        pictures["truth"] = order.sample.image
+    return Case(caption, pictures)
 
 
 def _badness(row: Row, name: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,16 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from nurie.checkpoints.manifest import write_atomically
-from nurie.config.train import MlflowConfig
+from nurie.data.data_folder import DataFolder
+from nurie.data.manifest import MANIFEST_NAME, file_sha256
 from nurie.data.png import decode_png
 from nurie.evaluation.page import Case, Gallery, render
-from nurie.evaluation.report import METRICS, SWAP_METRICS, Table, markdown
+from nurie.evaluation.report import METRICS, SWAP_METRICS, Table, decimals, markdown, protocol_rank
 from nurie.evaluation.statistics import Difference, adjust, compare_paired
-from nurie.evaluation.tasks import MODEL
-from nurie_pipelines.evaluate.outputs import log_to_mlflow
+from nurie.evaluation.tasks import MODEL, Order, ShardSource, Source
+from nurie_pipelines.evaluate.cases import pair_case
+from nurie_pipelines.evaluate.manifest import ManifestSource, manifest_path
+from nurie_pipelines.evaluate.outputs import log_to_mlflow, logged_in
 from nurie_pipelines.evaluate.store import ResultStore
 
 FILES = ("comparison.html", "comparison.md", "comparison.json")
@@ -43,10 +46,12 @@ class Evaluation:
     Attributes:
         folder: Where it is.
         rows: Metrics of the main system's pictures, by what was coloured with what.
+        report: Its ``metrics.json``.
     """
 
     folder: Path
     rows: dict[tuple, dict[str, Any]]
+    report: dict[str, Any]
 
     @classmethod
     def read(cls, folder: Path) -> Evaluation:
@@ -55,21 +60,40 @@ class Evaluation:
         Raises:
             ComparisonError: There is no finished evaluation.
         """
-        path = folder / "per_sample.parquet"
-        if not path.is_file() or not (folder / "metrics.json").is_file():
-            raise ComparisonError(f"{folder}: no finished evaluation (metrics.json is missing)")
-        rows = pq.read_table(path).to_pylist()
+        try:
+            report = json.loads((folder / "metrics.json").read_text())
+            rows = pq.read_table(folder / "per_sample.parquet").to_pylist()
+        except (OSError, ValueError) as error:
+            raise ComparisonError(f"{folder}: no finished evaluation ({error})") from error
         main = MODEL if any(row["system"] == MODEL for row in rows) else rows[0]["system"]
         chosen = [row for row in rows if row["system"] == main]
-        return cls(folder, {tuple(row[key] for key in _KEYS): row for row in chosen})
+        by_pair = {tuple(row[key] for key in _KEYS): row for row in chosen}
+        return cls(folder, by_pair, report)
+
+    def source(self) -> Source | None:
+        """Its sketches, references and truths; None where the data is gone or has changed."""
+        try:
+            if "shards" in self.report:
+                shards = self.report["shards"]
+                digest, source = DataFolder(shards).sha256(MANIFEST_NAME), ShardSource(shards)
+                return source if digest == self.report["shards_digest"] else None
+            results = Path(self.report["results"])
+            digest, source = file_sha256(manifest_path(results)), ManifestSource(results)
+            return source if digest == self.report["manifest_digest"] else None
+        except (KeyError, OSError, ValueError):
+            return None
 
 
-def compare_evaluations(folders: Sequence[Path], output: Path) -> dict[str, Any]:
+def compare_evaluations(
+    folders: Sequence[Path], output: Path, tracking: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Compare the first evaluation with each of the others; write, log and print.
 
     Args:
         folders: Outputs of ``nurie evaluate``.
         output: Folder of the comparison.
+        tracking: ``uri`` and ``experiment`` of MLflow, where they are not to be those that the
+            first evaluation was logged with.
 
     Returns:
         The content of ``comparison.json``.
@@ -103,7 +127,7 @@ def compare_evaluations(folders: Sequence[Path], output: Path) -> dict[str, Any]
     print_all(tables)
     names = " vs ".join(str(folder) for folder in folders)
     log_to_mlflow(
-        MlflowConfig(),
+        logged_in(folders[0]).model_copy(update=dict(tracking or {})),
         "comparison",
         output,
         _values(report),
@@ -160,16 +184,21 @@ def _tables(other: Evaluation, found: dict[str, dict[str, Difference]]) -> list[
             [
                 [
                     _SHOWN[name].title,
-                    f"{d.mean:+.4g} ({d.low:+.4g} to {d.high:+.4g})",
-                    f"{d.p:.3g}",
+                    _signed(d),
+                    f"{d.p:.2g}",
                     str(d.n),
                     verdict(name, d),
                 ]
                 for name, d in metrics.items()
             ],
         )
-        for protocol, metrics in found.items()
+        for protocol, metrics in sorted(found.items(), key=lambda item: protocol_rank(item[0]))
     ]
+
+
+def _signed(d: Difference) -> str:
+    places = decimals(max(abs(value) for value in (d.mean, d.low, d.high)))
+    return f"{d.mean:+.{places}f} ({d.low:+.{places}f} to {d.high:+.{places}f})"
 
 
 def _galleries(first: Evaluation, other: Evaluation) -> list[Gallery]:
@@ -186,28 +215,38 @@ def _galleries(first: Evaluation, other: Evaluation) -> list[Gallery]:
     ]
     ordered = sorted(common, key=lambda entry: (entry[0], entry[1]["key"]))
     chosen = ordered if len(ordered) <= 2 * _CASES else [*ordered[:_CASES], *ordered[-_CASES:]]
-    pictures = [
+    sides = [
         ResultStore(evaluation.folder).pictures([entry[side]["key"] for entry in chosen])
         for side, evaluation in ((1, first), (2, other))
     ]
-    cases = [
-        Case(
-            f"delta E {change:+.3g}, {one['protocol']}, {one['sample_id']}",
-            {
-                "first": decode_png(pictures[0][one["key"]][0], 3),
-                "second": decode_png(pictures[1][two["key"]][0], 3),
-            },
-        )
-        for change, one, two in chosen
-        if one["key"] in pictures[0] and two["key"] in pictures[1]
-    ]
+    inputs = _inputs(first, [one["key"] for _, one, _ in chosen])
+    cases = []
+    for change, one, two in chosen:
+        if one["key"] not in sides[0] or two["key"] not in sides[1]:
+            continue
+        made = {
+            "first": decode_png(sides[0][one["key"]][0], 3),
+            "second": decode_png(sides[1][two["key"]][0], 3),
+        }
+        caption = f"delta E {change:+.3g}, {one['protocol']}, {one['sample_id']}"
+        given = inputs.get(one["key"])
+        cases.append(Case(caption, made) if given is None else pair_case(given, caption, made))
     text = "By the change of delta E to the truth: most improved first, most worsened last."
     return [Gallery(f"Largest changes in {other.folder}", text, cases)]
 
 
+def _inputs(evaluation: Evaluation, keys: Sequence[str]) -> dict[str, Order]:
+    """Sketch, reference and truth of some pictures, where the evaluation's data is still there."""
+    source = evaluation.source()
+    if source is None:
+        return {}
+    rows = ResultStore(evaluation.folder).rows()
+    return {row["key"]: source.orders(row["task"])[0] for row in rows if row["key"] in keys}
+
+
 def _values(report: dict[str, Any]) -> dict[str, float]:
     return {
-        f"{Path(folder).name}/{protocol}/{name}/{part}": difference[part]
+        f"{folder.lstrip('/')}/{protocol}/{name}/{part}": difference[part]
         for folder, protocols in report["others"].items()
         for protocol, metrics in protocols.items()
         for name, difference in metrics.items()

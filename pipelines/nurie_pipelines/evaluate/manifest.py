@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nurie.evaluation.measure import Picture, Reference
 from nurie.evaluation.pairs import PROTOCOLS
 from nurie.evaluation.tasks import MODEL, Order, Task
+from nurie.inference.foreground import grey_sketch
 from nurie.inference.images import decode_image, to_rgb
-from nurie.inference.preprocess import grey_sketch
 
 NAMES = ("manifest.csv", "manifest.jsonl")
 AS_GIVEN = "as_given"

@@ -34,6 +34,7 @@ from nurie.evaluation.report import (
 from nurie.evaluation.statistics import bootstrap
 from nurie.evaluation.tasks import GRAM, MODEL, SWAPS
 from nurie.tracking.mlflow_tracker import MlflowTracker
+from nurie.tracking.store import tracking_uri
 from nurie.tracking.tracker import TrackingUnavailable
 from nurie_pipelines.evaluate.cases import Cases
 from nurie_pipelines.evaluate.store import ResultStore, Row
@@ -42,6 +43,9 @@ _log = logging.getLogger(__name__)
 
 FILES = ("contact_sheet.png", "report.html", "metrics.md", "metrics.json", "per_sample.parquet")
 """Names of the written files."""
+
+LOGGED_FILE = "logged.json"
+"""Beside them: the tracking store, the experiment and the run, if MLflow answered."""
 
 _MAX_SHAPE_CHANGES = 256
 
@@ -157,6 +161,7 @@ def log_to_mlflow(
     Returns:
         The run, or None where MLflow did not answer.
     """
+    run_id = None
     try:
         tracker = MlflowTracker(tracking.uri, tracking.experiment)
         run_id = tracker.start_run(name, parent_run_id=parent_run_id, params=params, tags=tags)
@@ -166,8 +171,20 @@ def log_to_mlflow(
         tracker.end_run(run_id)
     except TrackingUnavailable as error:
         _log.warning("the evaluation in %s is not logged: %s", output, error)
-        return None
+        run_id = None
+    place = {"uri": tracking_uri(tracking.uri), "experiment": tracking.experiment}
+    text = json.dumps(place | {"run_id": run_id}, indent=1) + "\n"
+    write_atomically(output / LOGGED_FILE, text.encode())
     return run_id
+
+
+def logged_in(output: Path) -> MlflowConfig:
+    """Where an evaluation was logged; the default place if it does not say."""
+    path = output / LOGGED_FILE
+    if not path.is_file():
+        return MlflowConfig()
+    place = json.loads(path.read_text())
+    return MlflowConfig(uri=place["uri"], experiment=place["experiment"])
 
 
 def mlflow_metrics(report: Mapping[str, Any], summary: Summary) -> dict[str, float]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nurie.checkpoints.manifest import manifest_digest
+from nurie.checkpoints.manifest import manifest_digest, weights_digest
 from nurie.config.evaluate import EvaluateConfig, ResultsConfig
 from nurie.data.data_folder import DataFolder
 from nurie.data.manifest import MANIFEST_NAME, file_sha256
 from nurie.data.shards import ShardReader
+from nurie.evaluation.controlnet import CONTROLNET, controlnet_digest
 from nurie.evaluation.networks import network_digests
 from nurie.evaluation.pairs import PROTOCOLS, PairPlan, choose_pairs
 from nurie.evaluation.report import Summary, compare
@@ -69,12 +70,12 @@ def evaluate(config: EvaluateConfig, parent_run_id: str | None = None) -> dict[s
     plan = choose_pairs(reader, config.num_samples, config.seed)
     tasks = _tasks(config, reader, plan)
     identity = {
-        "model_digest": manifest_digest(model),
+        "weights_digest": weights_digest(model),
         "shards_digest": DataFolder(config.shards).sha256(MANIFEST_NAME),
         "num_inference_steps": config.num_inference_steps,
         "guidance_scale": config.guidance_scale,
         "seed": config.seed,
-        "networks": network_digests(config.networks),
+        "networks": network_digests(config.networks) | controlnet_digest(config.controlnet),
         "metrics_version": METRICS_VERSION,
     }
     settings = [
@@ -88,6 +89,7 @@ def evaluate(config: EvaluateConfig, parent_run_id: str | None = None) -> dict[s
     summary = summarize_rows(rows)
     report = {
         "model": config.model,
+        "model_digest": manifest_digest(model),
         "shards": str(config.shards),
         **identity,
         "num_samples": len({pair.sample_id for pair in plan.pairs}),
@@ -144,7 +146,8 @@ def evaluate_results(config: ResultsConfig) -> dict[str, Any]:
 def _tasks(config: EvaluateConfig, reader: ShardReader, plan: PairPlan) -> list[Task]:
     """Everything that is made and scored; the model's own first."""
     tasks = []
-    for system in (MODEL, *config.peers):
+    made_with_weights = [CONTROLNET] if config.controlnet else []
+    for system in (MODEL, *config.peers, *made_with_weights):
         tasks += [Task.of_pair(pair, system) for pair in plan.pairs]
         if config.disentanglement is not None:
             sizes = config.disentanglement

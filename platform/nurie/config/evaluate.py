@@ -38,6 +38,36 @@ class NetworksConfig(ConfigModel):
     """LPIPS as ONNX: two pictures ``N x 3 x H x W`` in -1..1 to a distance (None: left out)."""
 
 
+class ControlNetConfig(ConfigModel):
+    """diffusers' ControlNet with an IP-Adapter as a peer: Stable Diffusion 1.5 or XL, by path."""
+
+    base: AbsolutePath
+    """Folder of the base model, as diffusers saves it."""
+    controlnet: AbsolutePath
+    """Folder of a ControlNet for line drawings."""
+    ip_adapter: AbsolutePath
+    """The IP-Adapter's weights, a file of safetensors."""
+    image_encoder: AbsolutePath
+    """Folder of the CLIP image encoder (with projection) that the IP-Adapter was trained with."""
+    image_size: int | None = Field(default=None, ge=64)
+    """Pixels of the longer side while it is coloured; results come back in the sketch's size (None:
+    the base model's own)."""
+    lines: Literal["white", "black"] = "white"
+    """Lines as the ControlNet was trained on them: white on black, or black on white."""
+    prompt: str = ""
+    """Text beside the reference."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    num_inference_steps: int = Field(default=20, ge=1)
+    """Denoising steps."""
+    guidance_scale: float = Field(default=5.0, ge=0)
+    """Guidance."""
+    controlnet_scale: float = Field(default=1.0, ge=0)
+    """Strength of the sketch."""
+    ip_adapter_scale: float = Field(default=1.0, ge=0)
+    """Strength of the reference."""
+
+
 class DisentanglementConfig(ConfigModel):
     """The benchmark of disentanglement (docs/reference/disentanglement.md)."""
 
@@ -98,6 +128,9 @@ class EvaluateConfig(EvaluationBase):
     """One GPU per actor instead of one CPU."""
     peers: tuple[Peer, ...] = ()
     """Simple colourings that are measured beside the model, on the same pairs."""
+    controlnet: ControlNetConfig | None = None
+    """ControlNet with IP-Adapter from weights of the user's, a peer on the same pairs (None: not
+    made)."""
     disentanglement: DisentanglementConfig | None = None
     """The benchmark of disentanglement (None: not run)."""
     gram_maps: GramMapsConfig | None = None
@@ -124,6 +157,21 @@ class VariantConfig(ConfigModel):
     """Settings of the training by dotted path, as on the command line."""
     without_stages: tuple[Literal["backbone", "foreground", "background"], ...] = ()
     """Stages that are left out."""
+    same_as: str | None = None
+    """Another variant that this one would be the same training as: it is not trained, and the
+    report says so with ``reason``."""
+    reason: str = ""
+    """Why it is the same."""
+
+    @model_validator(mode="after")
+    def _the_same_has_no_difference(self) -> Self:
+        if self.same_as is not None and (self.settings or self.without_stages):
+            raise ValueError(
+                f"same_as {self.same_as}: takes no settings and no without_stages of its own"
+            )
+        if (self.same_as is None) == bool(self.reason):
+            raise ValueError("same_as and reason: give both or none")
+        return self
 
 
 class AblationsConfig(ConfigModel):
@@ -159,3 +207,20 @@ class AblationsConfig(ConfigModel):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} has one twice")
         return self
+
+    @model_validator(mode="after")
+    def _variants_to_train(self) -> Self:
+        if len(self.trained) < 2:
+            raise ValueError(f"variants: {', '.join(self.trained)}: nothing to compare; give two")
+        for name, variant in self.variants.items():
+            if variant.same_as is not None and variant.same_as not in self.trained:
+                raise ValueError(
+                    f"variants.{name}.same_as: {variant.same_as!r} is no trained variant; choose "
+                    f"from {', '.join(self.trained)}"
+                )
+        return self
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the variants that are trained, in their order."""
+        return tuple(name for name, each in self.variants.items() if each.same_as is None)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from nurie.data.colour_names import srgb_to_lab
+from nurie.data.colour_names import linear_to_lab, srgb_to_lab, srgb_to_linear
 from nurie.evaluation.fidelity import as_float
 
 _QUANTILES = 256
@@ -68,17 +68,23 @@ def region_errors(
         roles: Name of every index.
     """
     differences = delta_e(result, truth)
-    lab_result, lab_truth = to_lab(result), to_lab(truth)
+    of_result, of_truth = region_medians(result, labels), region_medians(truth, labels)
     errors = {}
-    for index in np.unique(labels):
-        here = labels == index
-        medians = [np.median(lab[here], axis=0) for lab in (lab_result, lab_truth)]
-        errors[roles[int(index)]] = RegionError(
-            float(differences[here].mean()),
-            float(np.quantile(differences[here], 0.95)),
-            float(np.linalg.norm(medians[0] - medians[1])),
+    for index, median in of_result.items():
+        here = differences[labels == index]
+        errors[roles[index]] = RegionError(
+            float(here.mean()),
+            float(np.quantile(here, 0.95)),
+            float(np.linalg.norm(median - of_truth[index])),
         )
     return errors
+
+
+def region_medians(image: np.ndarray, labels: np.ndarray) -> dict[int, np.ndarray]:
+    """Median colour in CIELAB, by channel, of every label that occurs."""
+    if image.dtype == labels.dtype == np.uint8:
+        return _medians_of_bytes(image.tobytes(), image.shape, labels.tobytes())
+    return _medians(to_lab(image), labels)
 
 
 def palette_distance(
@@ -99,7 +105,7 @@ def palette_distance(
         second_mask: Pixels of ``second`` that count, bool [h, w].
     """
     projected = [
-        _quantiles_by_direction(_pixels(image, mask))
+        _quantiles_by_direction(image, None if mask is None or not mask.any() else mask)
         for image, mask in ((first, first_mask), (second, second_mask))
     ]
     return 2.0 * float(np.abs(projected[0] - projected[1]).mean())
@@ -142,10 +148,11 @@ def nearest_colour(pixels: np.ndarray, colours: np.ndarray) -> tuple[np.ndarray,
     best = np.full(len(pixels), np.inf)
     index = np.zeros(len(pixels), np.int64)
     for number, colour in enumerate(colours):
-        distance = np.linalg.norm(pixels - colour, axis=1)
-        nearer = distance < best
-        best[nearer], index[nearer] = distance[nearer], number
-    return index, best
+        away = pixels - colour
+        squared = np.einsum("ij,ij->i", away, away)
+        nearer = squared < best
+        best[nearer], index[nearer] = squared[nearer], number
+    return index, np.sqrt(best)
 
 
 def bleeding(result: np.ndarray, labels: np.ndarray, sketch: np.ndarray) -> float | None:
@@ -165,18 +172,17 @@ def bleeding(result: np.ndarray, labels: np.ndarray, sketch: np.ndarray) -> floa
         0..1, or None where no two such regions meet.
     """
     lab = to_lab(result)
-    numbers = np.unique(labels)
-    regions = [labels == number for number in numbers]
-    medians = [np.median(lab[region], axis=0) for region in regions]
+    medians = region_medians(result, labels)
+    regions = {number: labels == number for number in medians}
+    near = {number: _square(region, _BAND) > 0 for number, region in regions.items()}
     paper = sketch >= _LINE
     looked_at = bled = 0
-    for own, region in enumerate(regions):
+    for own, region in regions.items():
         inner = paper & (_square(~region, 1) == 0)
-        for other, across in enumerate(regions):
+        for other in regions:
             if own == other or np.linalg.norm(medians[own] - medians[other]) <= _RADIUS:
                 continue
-            band = inner & (_square(across, _BAND) > 0)
-            pixels = lab[band]
+            pixels = lab[inner & near[other]]
             looked_at += len(pixels)
             # Nearer to the other median: beyond the plane half-way between both.
             normal = medians[other] - medians[own]
@@ -211,16 +217,40 @@ def background_leak(
     )
     pixels = to_lab(result)[inside]
     _, to_background = nearest_colour(pixels, background)
-    _, to_foreground = nearest_colour(pixels, foreground)
-    return float(((to_background <= _RADIUS) & (to_background < to_foreground)).mean())
+    # The rest is too far from the background to count, however far the foreground is.
+    near = to_background <= _RADIUS
+    _, to_foreground = nearest_colour(pixels[near], foreground)
+    return float((to_background[near] < to_foreground).sum() / len(pixels))
 
 
 @lru_cache(maxsize=4)
 def _lab_of_bytes(pixels: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """CIELAB of a picture's bytes, kept for the next metric of the same picture; read-only."""
-    lab = srgb_to_lab(as_float(np.frombuffer(pixels, np.uint8).reshape(shape)))
+    lab = linear_to_lab(_light_of_byte()[np.frombuffer(pixels, np.uint8).reshape(shape)])
     lab.setflags(write=False)
     return lab
+
+
+@lru_cache(maxsize=4)
+def _medians_of_bytes(
+    pixels: bytes, shape: tuple[int, ...], labels: bytes
+) -> dict[int, np.ndarray]:
+    """Medians of a picture's bytes, kept for the next metric of the same picture."""
+    where = np.frombuffer(labels, np.uint8).reshape(shape[:2])
+    return _medians(_lab_of_bytes(pixels, shape), where)
+
+
+def _medians(lab: np.ndarray, labels: np.ndarray) -> dict[int, np.ndarray]:
+    # Channels lie together: the median of strided values takes twice as long.
+    channels = np.ascontiguousarray(lab.reshape(-1, 3).T)
+    flat = labels.ravel()
+    return {int(n): np.median(channels[:, flat == n], axis=1) for n in np.unique(flat)}
+
+
+@lru_cache(maxsize=1)
+def _light_of_byte() -> np.ndarray:
+    """Light of the 256 values of a byte: a power for every pixel would cost the most."""
+    return srgb_to_linear(np.arange(256) / 255.0)
 
 
 def _square(region: np.ndarray, reach: int) -> np.ndarray:
@@ -228,37 +258,41 @@ def _square(region: np.ndarray, reach: int) -> np.ndarray:
     return cv2.dilate(region.astype(np.uint8), np.ones((2 * reach + 1,) * 2, np.uint8))
 
 
-def _pixels(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """Colours [1, N, 3] of the masked pixels; at most 65 536, evenly spaced."""
-    pixels = image.reshape(-1, 3) if mask is None or not mask.any() else image[mask]
-    return pixels[None, :: -(-len(pixels) // _MAX_PIXELS)]
-
-
-def _quantiles_by_direction(pixels: np.ndarray) -> np.ndarray:
-    """Evenly spaced quantiles of colours [1, N, 3] along every direction, [64, 256]."""
-    if pixels.dtype == np.uint8:
-        return _quantiles_of_bytes(pixels.tobytes())
-    return _quantiles(to_lab(pixels)[0])
+def _quantiles_by_direction(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Evenly spaced quantiles of the masked pixels' colours along every direction, [64, 256]."""
+    if image.dtype == np.uint8:
+        return _quantiles_of_bytes(
+            image.tobytes(), image.shape, None if mask is None else mask.tobytes()
+        )
+    return _quantiles(to_lab(image), mask)
 
 
 @lru_cache(maxsize=16)
-def _quantiles_of_bytes(pixels: bytes) -> np.ndarray:
-    return _quantiles(to_lab(np.frombuffer(pixels, np.uint8).reshape(1, -1, 3))[0])
+def _quantiles_of_bytes(pixels: bytes, shape: tuple[int, ...], mask: bytes | None) -> np.ndarray:
+    """Quantiles of a picture's bytes: a truth is compared with many results."""
+    where = None if mask is None else np.frombuffer(mask, bool).reshape(shape[:2])
+    return _quantiles(_lab_of_bytes(pixels, shape), where)
 
 
-def _quantiles(lab: np.ndarray) -> np.ndarray:
-    ordered = np.sort(_directions().astype(np.float32) @ lab.T.astype(np.float32), axis=1)
-    places = (np.arange(_QUANTILES) + 0.5) / _QUANTILES * (len(lab) - 1)
+def _quantiles(lab: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Of at most 65 536 pixels, evenly spaced."""
+    colours = lab.reshape(-1, 3) if mask is None else lab[mask]
+    colours = colours[:: -(-len(colours) // _MAX_PIXELS)]
+    ordered = _directions() @ colours.T.astype(np.float32)
+    ordered.sort(axis=1)
+    places = (np.arange(_QUANTILES) + 0.5) / _QUANTILES * (len(colours) - 1)
     below = places.astype(np.int64)
     share = (places - below).astype(np.float32)
-    above = np.minimum(below + 1, len(lab) - 1)
+    above = np.minimum(below + 1, len(colours) - 1)
     return ordered[:, below] * (1 - share) + ordered[:, above] * share
 
 
+@lru_cache(maxsize=1)
 def _directions() -> np.ndarray:
-    """Unit vectors spread evenly over half of the sphere (a Fibonacci spiral), [64, 3]."""
+    """Unit vectors spread evenly over half of the sphere (a Fibonacci spiral), float32 [64, 3]."""
     index = np.arange(_DIRECTIONS) + 0.5
     height = index / _DIRECTIONS
     radius = np.sqrt(1.0 - height**2)
     angle = np.pi * (1.0 + np.sqrt(5.0)) * index
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle), height], axis=1)
+    vectors = np.stack([radius * np.cos(angle), radius * np.sin(angle), height], axis=1)
+    return vectors.astype(np.float32)

@@ -7,6 +7,8 @@ out at 28 dB.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -75,21 +77,40 @@ def ms_ssim_distance(result: np.ndarray, truth: np.ndarray) -> float:
     Up to five scales, as many as leave 11 pixels on the shorter side; their weights are scaled
     to sum to 1.
     """
+    return similarity(result, truth).ms_ssim_distance
+
+
+class Similarity(NamedTuple):
+    """Both structural measures of a pair of pictures.
+
+    Attributes:
+        ssim: As ``ssim`` gives it.
+        ms_ssim_distance: As ``ms_ssim_distance`` gives it.
+    """
+
+    ssim: float
+    ms_ssim_distance: float
+
+
+def similarity(result: np.ndarray, truth: np.ndarray) -> Similarity:
+    """Both structural measures in one pass: the first scale of the second is the first."""
     first, second = same_shape(result, truth)
     shorter = min(first.shape[:2])
     scales = 1
     while scales < len(_SCALE_WEIGHTS) and shorter // 2**scales >= _WINDOW:
         scales += 1
     weights = np.array(_SCALE_WEIGHTS[:scales]) / sum(_SCALE_WEIGHTS[:scales])
-    product = 1.0
+    product, single = 1.0, 0.0
     for scale, weight in enumerate(weights):
         luminance, structure = _ssim_terms(first, second)
         last = scale == scales - 1
         value = float((luminance * structure if last else structure).mean())
         # A negative correlation has no real power; it counts as no similarity.
         product *= max(value, 0.0) ** weight
+        if scale == 0:
+            single = value if last else float((luminance * structure).mean())
         first, second = _halve(first), _halve(second)
-    return 1.0 - product
+    return Similarity(single, 1.0 - product)
 
 
 def _ssim_terms(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -99,11 +120,12 @@ def _ssim_terms(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.n
             f"SSIM needs pictures of at least {_WINDOW} x {_WINDOW} pixels, not {first.shape[:2]}"
         )
     mean_a, mean_b = _blur(first), _blur(second)
-    variance_a = _blur(first * first) - mean_a**2
-    variance_b = _blur(second * second) - mean_b**2
-    covariance = _blur(first * second) - mean_a * mean_b
-    luminance = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
-    structure = (2 * covariance + _C2) / (variance_a + variance_b + _C2)
+    squares, products = mean_a * mean_a + mean_b * mean_b, mean_a * mean_b
+    # Both variances occur as their sum only, which one blur gives.
+    variances = _blur(first * first + second * second) - squares
+    covariance = _blur(first * second) - products
+    luminance = (2 * products + _C1) / (squares + _C1)
+    structure = (2 * covariance + _C2) / (variances + _C2)
     return luminance, structure
 
 

@@ -17,7 +17,8 @@ _CANNY = (80, 160)
 
 def edges(image: np.ndarray) -> np.ndarray:
     """Edges of a picture [H, W, 3] or of a sketch [H, W], by Canny on the luma; bool [H, W]."""
-    levels = np.rint(as_float(image) * 255.0).astype(np.uint8)
+    is_bytes = image.dtype == np.uint8
+    levels = image if is_bytes else np.rint(as_float(image) * 255.0).astype(np.uint8)
     grey = levels if levels.ndim == 2 else cv2.cvtColor(levels, cv2.COLOR_RGB2GRAY)
     return cv2.Canny(grey, *_CANNY, L2gradient=True) > 0
 

@@ -98,8 +98,7 @@ def _against_truth(result: np.ndarray, truth: np.ndarray, sample: Picture) -> di
     differences = colour.delta_e(result, truth)
     values = {
         "psnr": fidelity.psnr(result, truth),
-        "ssim": fidelity.ssim(result, truth),
-        "ms_ssim_distance": fidelity.ms_ssim_distance(result, truth),
+        **fidelity.similarity(result, truth)._asdict(),
         "delta_e": float(differences.mean()),
         "delta_e_p95": float(np.quantile(differences, 0.95)),
         "palette_to_truth": colour.palette_distance(result, truth, sample.mask, sample.mask),

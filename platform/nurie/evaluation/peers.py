@@ -86,13 +86,13 @@ PEERS: dict[str, Colour] = {
 
 
 def _figure_of_sketch(sketch: np.ndarray) -> np.ndarray:
-    from nurie.inference.preprocess import sketch_foreground
+    from nurie.inference.foreground import sketch_foreground
 
     return np.asarray(sketch_foreground(Image.fromarray(sketch))) > 127
 
 
 def _figure_of_picture(picture: np.ndarray) -> np.ndarray:
-    from nurie.inference.preprocess import picture_foreground
+    from nurie.inference.foreground import picture_foreground
 
     return np.asarray(picture_foreground(Image.fromarray(picture))) > 127
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -39,25 +40,41 @@ METRICS: dict[str, Metric] = {
     "ms_ssim_distance": Metric("MS-SSIM distance", "lower", "1 - multi-scale SSIM to the truth"),
     "lpips": Metric("LPIPS", "lower", "perceptual distance to the truth"),
     "delta_e": Metric("delta E", "lower", "mean colour difference to the truth, CIE 1976"),
-    "delta_e_p95": Metric("delta E, 95%", "lower", "95th percentile of the same"),
-    "lab_error/hair": Metric("delta E, hair", "lower", "mean over the pixels of the hair"),
-    "lab_error/skin": Metric("delta E, skin", "lower", "mean over the pixels of the skin"),
+    "delta_e_p95": Metric(
+        "delta E, 95%", "lower", "95th percentile of that difference: what stands out"
+    ),
+    "lab_error/hair": Metric(
+        "delta E, hair", "lower", "mean colour difference over the pixels of the hair"
+    ),
+    "lab_error/skin": Metric(
+        "delta E, skin", "lower", "mean colour difference over the pixels of the skin"
+    ),
     "line_f1": Metric("line F1", "higher", "edges of the result are lines of the sketch, 2 pixels"),
     "line_distance_score": Metric("line distance score", "higher", "1 - distance of both / 8"),
     "bleeding": Metric("bleeding", "lower", "share of pixels by a border with its other colour"),
     "background_leak": Metric(
         "background leak", "lower", "share of the figure in colours of the reference's background"
     ),
-    "palette_to_truth": Metric("palette to truth", "lower", "colours, wherever they lie"),
+    "palette_to_truth": Metric(
+        "palette to truth", "lower", "distance of the colours to the truth's, wherever they lie"
+    ),
     "palette_to_reference": Metric(
-        "palette to reference", "lower", "small under `wrong`: follows what it was given"
+        "palette to reference",
+        "lower",
+        "the same to the reference; small under `wrong`: it follows what it was given",
     ),
     "reference_likeness": Metric(
-        "likeness to reference", "higher", "cosine of the image encoder's features"
+        "likeness to reference", "higher", "cosine of the image encoder's features of both"
     ),
-    "truth_likeness": Metric("likeness to truth", "higher", "the same to the truth"),
-    "kid": Metric("KID", "lower", "distance of the sets of results and truths, unbiased"),
-    "fid": Metric("FID", "lower", f"the same, biased below {ENOUGH_FOR_FID} pictures: prefer KID"),
+    "truth_likeness": Metric(
+        "likeness to truth", "higher", "cosine of the features of result and truth"
+    ),
+    "kid": Metric(
+        "KID",
+        "lower",
+        "distance of the sets of results and truths, unbiased: of equal ones around 0",
+    ),
+    "fid": Metric("FID", "lower", f"distance of both sets, biased below {ENOUGH_FOR_FID} pictures"),
 }
 """The metrics of the tables, in their order."""
 
@@ -119,7 +136,9 @@ def summarize(measured: Iterable[Measured]) -> Summary:
     return {
         system: {
             protocol: {name: bootstrap(values) for name, values in sorted(metrics.items())}
-            for protocol, metrics in sorted(protocols.items(), key=lambda item: _rank(item[0]))
+            for protocol, metrics in sorted(
+                protocols.items(), key=lambda item: protocol_rank(item[0])
+            )
             if metrics
         }
         for system, protocols in sorted(collected.items(), key=lambda item: item[0] != MODEL)
@@ -169,12 +188,17 @@ def markdown(
     lines = [f"# {title}", "", head, ""]
     for table in found:
         lines += [f"## {table.title}", ""]
-        lines += [_row(table.header), _row(["---"] * len(table.header))]
-        lines += [*map(_row, table.rows), ""]
+        lines += [markdown_table(table), ""]
         lines += [table.note, ""] if table.note else []
     for what, reason in (skipped or {}).items():
         lines += [f"Left out of `{what}`: {reason}.", ""]
     return "\n".join(lines)
+
+
+def markdown_table(table: Table) -> str:
+    """Head and rows, without title and note."""
+    rule = ["---"] * len(table.header)
+    return "\n".join(map(_row, (table.header, rule, *table.rows)))
 
 
 def describe(report: Mapping[str, Any]) -> str:
@@ -195,24 +219,42 @@ def describe(report: Mapping[str, Any]) -> str:
 
 def comparisons_table(comparisons: Mapping[str, float]) -> Table:
     """What the right reference is worth."""
-    rows = [[name, f"{value:.3g}"] for name, value in comparisons.items()]
+    rows = [
+        [_comparison_title(name), f"{value:.{decimals(abs(value))}f}"]
+        for name, value in comparisons.items()
+    ]
     return Table("Right against wrong reference", ["comparison", "value"], rows)
+
+
+def _comparison_title(name: str) -> str:
+    """``own_over_wrong/lab_error/hair`` in words."""
+    what, _, metric = name.partition("/")
+    if metric not in METRICS:
+        return name.replace("_", " ").replace("/", ", ")
+    return f"{METRICS[metric].title}: {what.replace('_palette', ' palette').replace('_', ' ')}"
 
 
 def cell(interval: Interval | None, with_bounds: bool = True) -> str:
     """An interval as text."""
     if interval is None:
         return "-"
-    if not with_bounds:
-        return f"{interval.mean:.4g}"
-    return f"{interval.mean:.4g} ({interval.low:.4g} to {interval.high:.4g})"
+    places = decimals(max(abs(value) for value in interval[:3]))
+    mean, low, high = (f"{value:.{places}f}" for value in interval[:3])
+    return f"{mean} ({low} to {high})" if with_bounds else mean
+
+
+def decimals(largest: float) -> int:
+    """Decimals that show three digits of a number, at most four of them."""
+    if largest == 0:
+        return 0
+    return min(4, max(0, 2 - math.floor(math.log10(largest))))
 
 
 def _by_protocol(
     system: str, protocols: Mapping[str, Mapping[str, Interval]], intervals: bool
 ) -> Table:
     counts = [max(interval.n for interval in metrics.values()) for metrics in protocols.values()]
-    header = [f"{name} n={count}" for name, count in zip(protocols, counts, strict=True)]
+    header = [f"{name}, n={count}" for name, count in zip(protocols, counts, strict=True)]
     rows = [
         [metric.title, *(cell(m.get(name), intervals) for m in protocols.values()), metric.better]
         for name, metric in METRICS.items()
@@ -262,10 +304,11 @@ def _disentanglement(summary: Summary, intervals: bool) -> list[Table]:
 
 def _protocols(summary: Summary) -> list[str]:
     names = {name for protocols in summary.values() for name in protocols if name != SWAPS}
-    return sorted(names, key=_rank)
+    return sorted(names, key=protocol_rank)
 
 
-def _rank(protocol: str) -> int:
+def protocol_rank(protocol: str) -> int:
+    """Place of a protocol in tables."""
     return PROTOCOLS.index(protocol) if protocol in PROTOCOLS else len(PROTOCOLS)
 
 

@@ -26,13 +26,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run ``nurie ablate``."""
     config = load(args.config, args.settings, AblationsConfig)
-    from nurie_pipelines.evaluate.ablate import ablate, plan_runs
-
     if args.dry_run:
+        from nurie_pipelines.evaluate.ablation_runs import plan_runs
+
         for run in plan_runs(config):
             stages = ", ".join(f"{stage.kind} {stage.steps}" for stage in run.train.stages)
             print(f"{run.train.name}: {stages}; {run.train.output}")
+        for name, variant in config.variants.items():
+            if variant.same_as is not None:
+                print(
+                    f"{config.name}-{name}: not trained, the same as {variant.same_as}: "
+                    f"{variant.reason}"
+                )
         return 0
+    from nurie_pipelines.evaluate.ablate import ablate
+
     ablate(config)
     print(f"table and grid: {config.output}")
     return 0

@@ -18,11 +18,13 @@ import argparse
 from pathlib import Path
 
 from nurie.config.evaluate import EvaluateConfig, ResultsConfig
-from nurie_cli.settings import add_config_argument, load
+from nurie_cli.settings import add_config_argument, load, parse_overrides
 
 STANDARD = "configs/eval/standard.yaml"
 RESULTS = "configs/eval/results.yaml"
 COMPARISON = "runs/comparison"
+TRACKING = ("tracking.uri", "tracking.experiment")
+"""Where a comparison is logged, if not where its first evaluation was."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -78,14 +80,14 @@ def _file_and_settings(args: argparse.Namespace) -> tuple[str, list[str]]:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    settings = iter(args.settings)
-    output = COMPARISON
-    for word in settings:
-        name, equals, value = word.partition("=")
-        if name != "--output":
-            raise ValueError(f"{word}: --compare takes --output only")
-        output = value if equals else next(settings, "")
+    given = parse_overrides(args.settings, "--compare")
+    for name in given.keys() - {"output", *TRACKING}:
+        raise ValueError(f"--{name}: --compare takes --output, --{' and --'.join(TRACKING)} only")
     from nurie_pipelines.evaluate.comparison import compare_evaluations
 
-    compare_evaluations([Path(folder) for folder in args.compare], Path(output).absolute())
+    compare_evaluations(
+        [Path(folder) for folder in args.compare],
+        Path(given.get("output", COMPARISON)).absolute(),
+        {name.partition(".")[2]: str(given[name]) for name in TRACKING if name in given},
+    )
     return 0

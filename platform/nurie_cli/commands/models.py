@@ -5,8 +5,10 @@ Examples:
   nurie models register runs/nano/model --name nurie --alias challenger
   nurie models promote models:/nurie@challenger --alias champion
   nurie models verify assets/nano
+  nurie models card runs/nano/model --evaluation runs/nano/evaluation
   nurie models convert released.safetensors -o models/released --components models/frozen
   nurie models init --preset sdxl --base stable-diffusion-xl -o models/start
+  nurie models export runs/mine/backbone/checkpoints/step-000200 -o models/step-200
   nurie models parity reference.safetensors
   nurie models train-vae configs/train/nano-vae.yaml
 """
@@ -39,7 +41,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         command.add_argument("--store", default=DEFAULT_STORE, help="MLflow tracking store")
     verify = actions.add_parser("verify", help="compare a model folder with its digests")
     verify.add_argument("folder", type=Path, metavar="FOLDER")
+    card = actions.add_parser("card", help="write an evaluation's numbers into the model card")
+    card.add_argument("folder", type=Path, metavar="FOLDER")
+    card.add_argument(
+        "--evaluation", type=Path, required=True, metavar="DIR", help="output of nurie evaluate"
+    )
     _configure_transfer(actions)
+    export = actions.add_parser("export", help="a checkpoint of a run to a model folder")
+    export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    export.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parity = actions.add_parser("parity", help="compare with numeric references of a model")
     parity.add_argument("file", type=Path, metavar="FILE", help="weights, inputs and outputs")
     add_config_argument(actions.add_parser("train-vae", help="train the autoencoder"))
@@ -81,8 +91,10 @@ def run(args: argparse.Namespace) -> int:
         "register": _register,
         "promote": _promote,
         "verify": _verify,
+        "card": _card,
         "convert": _convert,
         "init": _init,
+        "export": _export,
         "parity": _parity,
         "train-vae": _train_vae,
         "train-encoders": _train_encoders,
@@ -121,6 +133,13 @@ def _verify(args: argparse.Namespace) -> None:
     from nurie.checkpoints.manifest import verify_manifest
 
     print(f"{args.folder}: complete and unchanged (sha256 {verify_manifest(args.folder)})")
+
+
+def _card(args: argparse.Namespace) -> None:
+    from nurie.evaluation.card import write_card
+
+    digest = write_card(args.folder, args.evaluation)
+    print(f"{args.folder / 'README.md'}: written (sha256 of the folder {digest})")
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -171,6 +190,15 @@ def _finish(args: argparse.Namespace, preset: ModelConfig, reports: dict[str, An
         return
     digest = complete_folder(args.output, args.components, preset)
     print(f"{args.output}: a complete model folder (sha256 {digest})")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from nurie_pipelines.train.export import model_of_checkpoint
+
+    if args.output.exists():
+        raise FileExistsError(f"{args.output}: exists already; choose another -o")
+    model_of_checkpoint(args.checkpoint, args.output)
+    print(f"{args.output}: a complete model folder")
 
 
 def _parity(args: argparse.Namespace) -> int:
