@@ -16,8 +16,9 @@ from nurie_serve.ingress import Ingress
 from nurie_serve.model import ModelLoader, load_model
 
 APP_NAME = "nurie"
-HEALTH_CHECK_PERIOD_S = 5.0
-DRAIN_TIMEOUT_S = 30.0
+HEALTH_CHECK_PERIOD_S = 1.0
+DRAIN_MARGIN_S = 10.0
+"""Beyond the deadline, for writing the last answers."""
 MAX_CONNECTIONS = 2000
 """Requests, waiting ones and event streams included, that the HTTP application holds at once."""
 
@@ -53,7 +54,8 @@ def _ingress(config: ServeConfig) -> serve.Deployment:
         max_queued_requests=MAX_CONNECTIONS,
         backpressure_config={"status_code": 429, "retry_after_s": RETRY_AFTER_S},
         ray_actor_options={"num_cpus": 0, "runtime_env": _environment(1)},
-        graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S,
+        # A visitor may wait until the deadline; an old ingress goes when the last has an answer.
+        graceful_shutdown_timeout_s=config.limits.deadline_s + DRAIN_MARGIN_S,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         logging_config={"encoding": config.log_format.upper()},
         # The new one answers before the old one goes; it needs no GPU.

@@ -219,6 +219,7 @@ def _new_job(
         priority=PRIORITY,
         max_active=caller.max_active,
         batch_id=batch_id,
+        traceparent=caller.traceparent,
     )
 
 

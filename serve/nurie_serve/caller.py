@@ -24,11 +24,13 @@ class Caller:
         name: What their jobs are kept under: the name of their key.
         limits: What they may ask for.
         max_active: Most of their jobs that wait or run at once (None: as many as the queue has).
+        traceparent: The trace that their request is part of, if any.
     """
 
     name: str
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     max_active: int | None = None
+    traceparent: str | None = None
 
     @property
     def controls(self) -> tuple[Control, ...]:

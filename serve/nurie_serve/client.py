@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import requests
 from pydantic import BaseModel
@@ -113,6 +113,12 @@ class Client:
         files = {"image": _content(picture)}
         return self._parse(UploadDocument, self._call("POST", "/v1/uploads", files=files))
 
+    def preprocess(self, picture: Picture, kind: Literal["line", "mask"]) -> bytes:
+        """A sketch of a picture's edges, or the mask of its figure, as a PNG file."""
+        files, data = _parts([("image", picture)])
+        data.append(("kind", kind))
+        return self._call("POST", "/v1/preprocess", files=files, data=data).content
+
     def submit(
         self,
         sketch: Picture,
@@ -121,6 +127,8 @@ class Client:
         background: Picture | None = None,
         mask: Picture | None = None,
         preview_every: int = 0,
+        priority: int = 0,
+        webhook: str | None = None,
         idempotency_key: str | None = None,
         **controls: Any,
     ) -> JobDocument:
@@ -132,6 +140,8 @@ class Client:
             background: Picture for the background.
             mask: White where the sketch's figure is.
             preview_every: Steps between two previews in the events; 0: none.
+            priority: From -10; jobs of a higher one are taken first, as far as the server allows.
+            webhook: Address that the server tells when the job has ended, if it may.
             idempotency_key: The same key and request give the same job.
             controls: See ``options``.
 
@@ -141,6 +151,10 @@ class Client:
         given = {"sketch": sketch, "reference": reference, "background": background, "mask": mask}
         files, data = _parts([(name, each) for name, each in given.items() if each is not None])
         data += [("params", json.dumps(controls)), ("preview_every", str(preview_every))]
+        if priority:
+            data.append(("priority", str(priority)))
+        if webhook is not None:
+            data.append(("webhook", webhook))
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         answer = self._call("POST", "/v1/jobs", files=files, data=data, headers=headers)
         return self._parse(JobDocument, answer)

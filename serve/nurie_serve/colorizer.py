@@ -9,12 +9,13 @@ import hashlib
 import io
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image, ImageDraw
+from sqlalchemy.exc import SQLAlchemyError
 
 from nurie.config.serve import ServeConfig
 from nurie.inference.formats import convert, encode, find_format
@@ -28,6 +29,7 @@ from nurie_serve.lease_keeper import LeaseKeeper
 from nurie_serve.logs import logger
 from nurie_serve.metrics import BATCH_JOBS, CacheCount, observe_stages
 from nurie_serve.model import ModelLoader, load_model
+from nurie_serve.tracing import write_spans
 
 WARM_UP_SIZE = (64, 64)
 PROGRESS_EVERY_S = 0.3
@@ -104,6 +106,7 @@ class Colorizer:
     def __init__(self, config: ServeConfig, load: ModelLoader = load_model) -> None:
         self._config = config
         self._executor = ThreadPoolExecutor(1, "denoise")
+        self._teller = ThreadPoolExecutor(1, "tell")
         self._turn = asyncio.Lock()
         self._pulse = Pulse()
         self._cache_count = CacheCount()
@@ -211,7 +214,7 @@ class Colorizer:
         if not any(keeper.wanted(work.job_id) for work in batch.jobs):
             raise Abandoned
         default_steps = self._info.defaults.get("num_inference_steps")
-        follow = Follower(self.queue, batch, keeper, default_steps)
+        follow = Follower(self.queue, self._tell, batch, keeper, default_steps)
         controls = {name: v for name, v in batch.jobs[0].params.items() if name != "seed"}
         output = self._pipeline(
             sketch=[own["sketch"] for own in batch.inputs],
@@ -231,16 +234,32 @@ class Colorizer:
             for work, picture, seed in zip(batch.jobs, output.layered, output.seeds, strict=True)
         ]
 
+    def _tell(self, write: Callable[..., None], *values: Any) -> None:
+        """Have something written while the next step is made."""
+
+        def tell() -> None:
+            try:
+                write(*values)
+            except SQLAlchemyError:
+                logger.exception("the job store does not answer")
+
+        self._teller.submit(tell)
+
     def _bring_in(self, lease: str, made: list[Made]) -> None:
+        self._teller.submit(tuple).result()  # progress is told before the end
+        extended = time.monotonic()  # or a little before, by the keeper
         for each in made:
-            self.queue.extend(lease)
             began = time.monotonic()
+            if began - extended > self._config.jobs.lease_s / 3:
+                self.queue.extend(lease)
+                extended = began
             picture = each.encode()
             encoded = {"encode_s": time.monotonic() - began, "queue_s": each.work.waited_s}
             timing = {name: round(s, 3) for name, s in (each.seconds | encoded).items()}
             try:
                 if self.queue.finish(lease, each.work, [picture], self._info.label, timing):
                     observe_stages(timing)
+                    write_spans(each.work, timing, time.time())
             except OSError as error:
                 if not errors.disk_is_full(error):
                     raise
@@ -267,15 +286,22 @@ class Follower:
 
     Args:
         queue: The store.
+        tell: Calls a method of it in another thread.
         batch: The jobs.
         keeper: Of their lease.
         default_steps: Of the model, if it has a number of its own.
     """
 
     def __init__(
-        self, queue: WorkQueue, batch: Batch, keeper: LeaseKeeper, default_steps: float | None
+        self,
+        queue: WorkQueue,
+        tell: Callable[..., None],
+        batch: Batch,
+        keeper: LeaseKeeper,
+        default_steps: float | None,
     ) -> None:
         self._queue = queue
+        self._tell = tell
         self._batch = batch
         self._keeper = keeper
         steps = batch.jobs[0].params.get("num_inference_steps") or default_steps
@@ -298,7 +324,7 @@ class Follower:
         if num_steps and done < num_steps and now - self._told >= PROGRESS_EVERY_S:
             self._told = now
             eta_s = (now - self.began) / done * (num_steps - done)
-            self._queue.progress(self._batch.lease, done, num_steps, eta_s)
+            self._tell(self._queue.progress, self._batch.lease, done, num_steps, eta_s)
         self._preview(pipeline, done, values)
         return values
 
@@ -315,7 +341,7 @@ class Follower:
             self._batch.jobs[index].job_id: {"step": done, "image": _jpeg_url(pictures[index])}
             for index in asking
         }
-        self._queue.preview(self._batch.lease, shown)
+        self._tell(self._queue.preview, self._batch.lease, shown)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

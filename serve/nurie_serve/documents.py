@@ -31,6 +31,8 @@ class ProblemDocument(Document):
     """What is wrong and what to do, for people."""
     field: str | None = None
     """The field at fault."""
+    request_id: str | None = None
+    """``X-Request-Id`` of the answer; null in what a job ended with."""
 
 
 class QueueDocument(Document):
@@ -72,6 +74,19 @@ class ImageDocument(Document):
     """Where to get it."""
 
 
+class WebhookDocument(Document):
+    """Telling somebody that a job has ended."""
+
+    url: str
+    """Who is told."""
+    tries: int
+    """How often that was tried."""
+    status: int | None
+    """HTTP status of the newest answer; null if there was none."""
+    due_at: datetime | None
+    """When it is tried next; null before the job has ended, and when it is over."""
+
+
 class JobDocument(Document):
     """One picture to make."""
 
@@ -91,6 +106,8 @@ class JobDocument(Document):
     """While it waits."""
     progress: ProgressDocument | None
     """While it runs."""
+    priority: int = 0
+    """Those of a higher one are taken first, then the older."""
     params: dict[str, Any]
     """Every control; null is the model's own choice."""
     model: str | None
@@ -105,6 +122,10 @@ class JobDocument(Document):
     """Why it failed."""
     batch: str | None = None
     """Batch that it belongs to."""
+    traceparent: str | None = None
+    """Trace that its request was part of (W3C Trace Context)."""
+    webhook: WebhookDocument | None = None
+    """Who is told when it has ended."""
 
 
 class JobPage(Document):

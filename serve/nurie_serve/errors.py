@@ -20,6 +20,7 @@ from nurie_serve.jobs.pictures import StorageFull
 from nurie_serve.jobs.store import KeyConflict, OwnerBusy, QueueFull
 from nurie_serve.logs import logger
 from nurie_serve.metrics import REQUESTS_REFUSED
+from nurie_serve.request_id import HEADER, current_request_id
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
@@ -81,8 +82,11 @@ class Problem(Exception):
         return body if self.field is None else {**body, "field": self.field}
 
     def response(self) -> JSONResponse:
-        """The problem as an HTTP response."""
-        return JSONResponse(self.document(), self.status.value, self.headers, media_type=MEDIA_TYPE)
+        """The problem as the answer to the current request."""
+        body, headers = self.document(), dict(self.headers)
+        if (request_id := current_request_id()) is not None:
+            body["request_id"] = headers[HEADER] = request_id
+        return JSONResponse(body, self.status.value, headers, media_type=MEDIA_TYPE)
 
 
 def busy() -> Problem:
@@ -153,6 +157,16 @@ def storage_full() -> Problem:
         HTTPStatus.INSUFFICIENT_STORAGE,
         "storage_full",
         "the server has no room for more pictures; delete jobs that are done, or try again later",
+    )
+
+
+def no_room(free: int, least: int) -> Problem:
+    """Little is left of the disk: others should take new work."""
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "storage_full",
+        f"{free} bytes are free for jobs, and jobs.min_free_bytes is {least}",
+        headers=_RETRY,
     )
 
 

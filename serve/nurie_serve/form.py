@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -21,43 +20,13 @@ from nurie.inference.controls import Control, ControlError, parse_controls, unkn
 from nurie_serve.decoding import DecoderPool
 from nurie_serve.errors import Problem
 from nurie_serve.schema import IMAGE_INPUTS, REQUIRED_INPUTS
+from nurie_serve.strict_json import RepeatedName, parse_object
 
+FORM = "multipart/form-data"
 MAX_FIELDS = 64
 MAX_FILES = len(IMAGE_INPUTS) + 4
 PARAMS = "params"
-PREVIEW_EVERY = Control(
-    "preview_every",
-    int,
-    0,
-    "steps between two previews in the job's events; 0: none",
-    minimum=0,
-    maximum=100,
-)
-"""A field beside the controls: it changes nothing of the picture."""
 UPLOAD_ID = re.compile(r"upl_[0-9a-f]{34}")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A request as it was read, pictures not decoded.
-
-    Args:
-        values: Every control, checked; None is left to the server.
-        files: Untrusted files by input name.
-        uploads: Uploads (their ids) by input name.
-        preview_every: Steps between two previews; 0: none.
-    """
-
-    values: dict[str, Any]
-    files: dict[str, bytes]
-    uploads: dict[str, str]
-    preview_every: int = 0
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of all that was asked for."""
-        files = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
-        return digest_of([self.values, files, self.uploads, self.preview_every])
 
 
 @dataclass(frozen=True)
@@ -73,42 +42,25 @@ class Decoded:
     size: tuple[int, int]
 
 
-async def read_request(request: Request, controls: tuple[Control, ...]) -> Asked:
-    """Read the form of a colorization.
-
-    Raises:
-        Problem: If the body is no such form.
-        ControlError: For an unknown control or a value outside its range.
-    """
-    form = await read_form(request)
-    try:
-        values = read_controls(form, controls, extra=[PREVIEW_EVERY.name])
-        files, uploads = await read_images(form)
-        every = form.get(PREVIEW_EVERY.name)
-    finally:
-        await form.close()
-    preview_every = 0 if every is None else PREVIEW_EVERY.parse_text(str(every))
-    return Asked(values, files, uploads, int(preview_every))
-
-
-async def read_form(request: Request, max_files: int = MAX_FILES) -> FormData:
+async def read_form(request: Request, max_files: int = MAX_FILES, accepted: str = FORM) -> FormData:
     """Parse the body.
 
     Args:
         request: The request.
         max_files: Most files.
+        accepted: What an error says that may be sent.
 
     Raises:
         Problem: 400 for an empty or broken body, 415 for anything but a multipart form.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request)
     if not kind and request.headers.get("content-length", "0") == "0":
-        raise Problem(HTTPStatus.BAD_REQUEST, "empty_body", "the request has no body")
-    if kind != "multipart/form-data":
+        raise empty_body()
+    if kind != FORM:
         raise Problem(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             "unsupported_media_type",
-            f"send multipart/form-data, not {kind or 'a body without Content-Type'}",
+            f"send {accepted}, not {kind or 'a body without Content-Type'}",
         )
     return await request.form(max_files=max_files, max_fields=MAX_FIELDS)
 
@@ -127,18 +79,40 @@ def read_controls(
         Problem: 422 for a broken ``params`` or a control given twice.
         ControlError: For an unknown control or a value outside its range.
     """
+    params = _read_params(form.get(PARAMS))
+    return merge_controls(params, form.multi_items(), read_text, controls, extra)
+
+
+def merge_controls(
+    params: Mapping[str, Any],
+    fields: Iterable[tuple[str, Any]],
+    read: Callable[[Control, Any], Any],
+    controls: tuple[Control, ...],
+    extra: Collection[str],
+) -> dict[str, Any]:
+    """Merge controls that came in one object and those that came alone; check them.
+
+    Args:
+        params: Those in one object.
+        fields: All fields of the request, pictures too.
+        read: Makes a control's value of a field.
+        controls: The controls that exist.
+        extra: Names of fields that are something else.
+
+    Raises:
+        Problem: 422 for a control given twice.
+        ControlError: For an unknown control or a value outside its range.
+    """
     known = {control.name: control for control in controls}
-    values = _read_params(form.get(PARAMS))
-    for name, value in form.multi_items():
+    values = dict(params)
+    for name, value in fields:
         if name in (PARAMS, *IMAGE_INPUTS, *extra):
             continue
         if name not in known:
             raise unknown_control(name, [*IMAGE_INPUTS, PARAMS, *extra, *known])
         if name in values:
             raise invalid(name, "duplicate_field", "given more than once")
-        if not isinstance(value, str):
-            raise ControlError(name, f"a file is not {known[name].allowed}")
-        values[name] = known[name].parse_text(value)
+        values[name] = read(known[name], value)
     return parse_controls(values, controls)
 
 
@@ -155,18 +129,49 @@ async def read_images(form: FormData) -> tuple[dict[str, bytes], dict[str, str]]
     files: dict[str, bytes] = {}
     uploads: dict[str, str] = {}
     for name in IMAGE_INPUTS:
-        given = form.getlist(name)
-        if len(given) > 1:
-            raise invalid(name, "duplicate_field", "given more than once")
-        if given:
-            value = given[0]
-            if isinstance(value, UploadFile):
-                files[name] = await value.read()
-            else:
-                uploads[name] = check_upload_id(name, value)
+        picture = await take_picture(form, name)
+        if isinstance(picture, bytes):
+            files[name] = picture
+        elif picture is not None:
+            uploads[name] = picture
         elif name in REQUIRED_INPUTS:
-            raise invalid(name, "missing_field", f"the {name} picture is missing")
+            raise missing(name)
     return files, uploads
+
+
+async def take_picture(form: FormData, name: str) -> bytes | str | None:
+    """One picture of a form: a file, the id of an upload, or None if there is none.
+
+    Raises:
+        Problem: 422 if it is given twice or is other text, such as a URL.
+    """
+    value = take_one(form, name)
+    if isinstance(value, UploadFile):
+        return await value.read()
+    return None if value is None else check_upload_id(name, value)
+
+
+def refuse_others(form: FormData, *names: str) -> None:
+    """Check that a form has no other fields.
+
+    Raises:
+        Problem: 422 for the first that is not known.
+    """
+    for name in sorted(set(form) - set(names)):
+        known = " and ".join(names)
+        raise invalid(name, "unknown_field", f"not known here; send {known}")
+
+
+def take_one(form: FormData, name: str) -> UploadFile | str | None:
+    """The one field of this name; None if there is none.
+
+    Raises:
+        Problem: 422 if there are several.
+    """
+    given = form.getlist(name)
+    if len(given) > 1:
+        raise invalid(name, "duplicate_field", "given more than once")
+    return given[0] if given else None
 
 
 def check_upload_id(field: str, text: str) -> str:
@@ -240,16 +245,28 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read_params(text: Any) -> dict[str, Any]:
+def read_text(control: Control, value: UploadFile | str) -> Any:
+    """A control's value of a field.
+
+    Raises:
+        ControlError: For a file, or a value outside the control's range.
+    """
+    if not isinstance(value, str):
+        raise ControlError(control.name, f"a file is not {control.allowed}")
+    return control.parse_text(value)
+
+
+def _read_params(text: UploadFile | str | None) -> dict[str, Any]:
     if text is None or text == "":
         return {}
+    if not isinstance(text, str):
+        raise invalid(PARAMS, "invalid_json", "is a file, not a JSON object")
     try:
-        values = json.loads(text, parse_constant=lambda _: math.nan)
-    except (TypeError, ValueError, RecursionError):
-        raise invalid(PARAMS, "invalid_json", "not a JSON object") from None
-    if not isinstance(values, dict):
-        raise invalid(PARAMS, "invalid_json", "not a JSON object")
-    return values
+        return parse_object(text)
+    except RepeatedName as error:
+        raise invalid(error.name, "duplicate_field", "given more than once") from None
+    except ValueError as error:
+        raise invalid(PARAMS, "invalid_json", str(error)) from None
 
 
 def _not_a_file(name: str, text: str) -> Problem:
@@ -257,7 +274,24 @@ def _not_a_file(name: str, text: str) -> Problem:
         return invalid(
             name, "urls_not_allowed", "addresses are never fetched: send the picture itself"
         )
-    return invalid(name, "not_a_file", "send the picture as a file, not as text")
+    return invalid(
+        name, "not_a_file", "send the picture as a file (in JSON a data URL) or the id of an upload"
+    )
+
+
+def media_type(request: Request) -> str:
+    """Type of a request's body without its parameters; empty if it names none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def empty_body() -> Problem:
+    """A request without a body."""
+    return Problem(HTTPStatus.BAD_REQUEST, "empty_body", "the request has no body")
+
+
+def missing(name: str) -> Problem:
+    """A picture that must be there and is not."""
+    return invalid(name, "missing_field", f"the {name} picture is missing")
 
 
 def invalid(field: str, code: str, detail: str) -> Problem:

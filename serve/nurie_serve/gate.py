@@ -23,7 +23,9 @@ from nurie.config.serve import LimitsConfig, ServeConfig
 from nurie_serve.caller import ANYBODY, SCOPE_KEY, Caller
 from nurie_serve.errors import Problem
 from nurie_serve.keys import Keyring, limits_of
-from nurie_serve.limits import BodyLimit, SecurityHeaders
+from nurie_serve.limits import BodyLimit, HeaderLimit, SecurityHeaders
+from nurie_serve.request_id import RequestId
+from nurie_serve.tracing import trace_of
 
 READING = ("GET", "HEAD", "OPTIONS")
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz")
@@ -39,8 +41,6 @@ OVERRIDES = frozenset(
     }
 )
 """Headers that tell Ray Serve how to treat a request; that is not for visitors to say."""
-REQUEST_ID = b"x-request-id"
-"""Ray Serve fails on one that is not ASCII, with a status of 500."""
 MAX_WRONG_KEYS = 20
 WRONG_KEYS_PERIOD_S = 60.0
 _MAX_ADDRESSES = 10_000
@@ -53,7 +53,9 @@ def guard(app: FastAPI, config: ServeConfig, keyring: Keyring | None) -> None:
     app.add_middleware(Authentication, keyring=keyring, limits=config.limits)
     app.add_middleware(OwnSite, hosts=config.hosts)
     app.add_middleware(StripOverrides)
+    app.add_middleware(HeaderLimit)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestId)
 
 
 class StripOverrides:
@@ -70,7 +72,6 @@ class StripOverrides:
                 (name, value)
                 for name, value in scope["headers"]
                 if name.lower().replace(b"_", b"-") not in OVERRIDES
-                and not (name.lower() == REQUEST_ID and not value.isascii())
             ]
             scope = {**scope, "headers": kept}
         await self.app(scope, receive, send)
@@ -144,9 +145,11 @@ class Authentication:
         except Problem as problem:
             await problem.response()(scope, receive, send)
             return
-        caller = Caller(ANYBODY, self.limits)
+        traceparent = trace_of(Headers(scope=scope))
+        caller = Caller(ANYBODY, self.limits, traceparent=traceparent)
         if key is not None:
-            caller = Caller(key.name, limits_of(key, self.limits), key.limits.max_active)
+            limits = limits_of(key, self.limits)
+            caller = Caller(key.name, limits, key.limits.max_active, traceparent)
         await self.app({**scope, SCOPE_KEY: caller}, receive, send)
 
     def _key(self, scope: Scope) -> ApiKey | None:

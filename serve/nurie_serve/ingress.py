@@ -24,6 +24,7 @@ from nurie_serve.routes import (
     keys,
     kserve,
     openai,
+    preprocess,
     uploads,
 )
 from nurie_serve.routes.answers import problems
@@ -53,7 +54,8 @@ def create_api(config: ServeConfig, colorizer: DeploymentHandle) -> FastAPI:
     keyring = None if config.keys_file is None else Keyring(config.keys_file)
     guard(app, config, keyring)
     errors.install_handlers(app)
-    for module in (colorize, jobs, events, batches, uploads, information, openai, kserve):
+    routed = (colorize, jobs, events, batches, uploads, preprocess, information, openai, kserve)
+    for module in routed:
         app.include_router(module.router(service))
     app.include_router(inspect.router())
     app.include_router(keys.router(service, keyring))

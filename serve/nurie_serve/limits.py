@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from itertools import chain
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,6 +39,29 @@ class SecurityHeaders:
         await self.app(scope, receive, send_with_headers)
 
 
+MAX_HEADER_BYTES = 2**15
+"""Of all names and values of a request's header; the HTTP server itself has no limit."""
+
+
+class HeaderLimit:
+    """ASGI middleware that refuses requests whose headers are too long to be any good."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if sum(map(len, chain(*scope.get("headers", ())))) > MAX_HEADER_BYTES:
+            problem = Problem(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "headers_too_large",
+                f"the request's headers have more than {MAX_HEADER_BYTES} bytes",
+            )
+            await problem.response()(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
 class BodyLimit:
     """ASGI middleware that stops reading a body at the limit.
 
@@ -56,7 +80,7 @@ class BodyLimit:
             return
         caller = scope.get(SCOPE_KEY)
         most = self.max_bytes if caller is None else caller.limits.max_body_bytes
-        refusal = _declared_length_problem(Headers(scope=scope), most)
+        refusal = declared_length_problem(Headers(scope=scope), most)
         if refusal is not None:
             await refusal.response()(scope, receive, send)
             return
@@ -67,13 +91,14 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > most:
-                raise _too_large(most)
+                raise too_large(most)
             return message
 
         await self.app(scope, counted_receive, send)
 
 
-def _declared_length_problem(headers: Headers, max_bytes: int) -> Problem | None:
+def declared_length_problem(headers: Headers, max_bytes: int) -> Problem | None:
+    """What is wrong with the length that a request declares, if anything is."""
     lengths = set(headers.getlist("content-length"))
     if len(lengths) > 1 or any(not (n.isascii() and n.isdigit()) for n in lengths):
         return Problem(
@@ -81,11 +106,12 @@ def _declared_length_problem(headers: Headers, max_bytes: int) -> Problem | None
         )
     # A number of more digits than any limit has would be slow to read.
     if any(len(length) > 19 or int(length) > max_bytes for length in lengths):
-        return _too_large(max_bytes)
+        return too_large(max_bytes)
     return None
 
 
-def _too_large(max_bytes: int) -> Problem:
+def too_large(max_bytes: int) -> Problem:
+    """A body has more bytes than it may."""
     return Problem(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "body_too_large",

@@ -21,6 +21,9 @@ REQUESTS_REFUSED = Counter(
     "nurie_requests_refused_total", "requests answered with a problem", ("status", "code")
 )
 REPLICAS_LOST = Counter("nurie_replicas_lost_total", "calls whose replica died")
+WEBHOOKS = Counter(
+    "nurie_webhooks_total", "messages about jobs that ended, by class of the answer", ("answer",)
+)
 QUEUE = Gauge("nurie_queue_jobs", "jobs that wait or run", ("status",))
 QUEUE_AGE = Gauge("nurie_queue_age_seconds", "seconds that the oldest waiting job waits")
 REPLICAS = Gauge("nurie_replicas_alive", "replicas that live")

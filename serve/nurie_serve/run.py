@@ -17,6 +17,8 @@ from nurie.config.serve import ServeConfig
 from nurie_serve.app import APP_NAME, build
 from nurie_serve.jobs.replicas import ReplicaBoard
 from nurie_serve.jobs.store import JobStore
+from nurie_serve.proxy import MAX_BODY_VARIABLE
+from nurie_serve.tracing import ENDPOINT_VARIABLE, EXPORTER, EXPORTER_VARIABLE, to_collector
 
 ENVIRONMENT = {
     # A dead proxy is replaced after about 5 seconds instead of 30.
@@ -40,7 +42,8 @@ def serve(config: ServeConfig, blocking: bool = True) -> str:
 
     Args:
         config: The application's settings.
-        blocking: Serve until SIGINT or SIGTERM, then drain; else return while it runs on.
+        blocking: Serve until SIGINT or SIGTERM, then drain, until a second one at most; else return
+            while it runs on.
 
     Returns:
         The address of the page.
@@ -54,6 +57,7 @@ def serve(config: ServeConfig, blocking: bool = True) -> str:
     print(who_comes_in(config), flush=True)
     if blocking:
         _wait_for_signal()
+        print("finishing what runs; once more to stop at once", flush=True)
         stop()
     return address
 
@@ -85,20 +89,30 @@ def start(config: ServeConfig, application: Application) -> str:
 
 def stop() -> None:
     """Take no new requests, finish those that run, and shut Ray Serve down."""
-    # Deleting lets replicas finish what they hold; shutting down at once would cut it off.
-    ray_serve.delete(APP_NAME)
+    # Deleting lets replicas finish what they hold; shutting down at once would cut it off. It ends
+    # when their own time is over, which may be later than Ray Serve waits for it.
+    while True:
+        try:
+            ray_serve.delete(APP_NAME)
+            break
+        except TimeoutError:
+            continue
     ray_serve.shutdown()
 
 
 def _connect(config: ServeConfig) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if os.environ.get(ENDPOINT_VARIABLE):
+        to_collector()  # fails here rather than in every replica
+        os.environ.setdefault(EXPORTER_VARIABLE, EXPORTER)
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
         ray.init(address="auto")
         return
     _check_port_is_free(config)
+    os.environ.setdefault(MAX_BODY_VARIABLE, str(config.limits.max_body_bytes))
     ray.init(
         address="local",
         include_dashboard=False,
@@ -149,3 +163,5 @@ def _wait_for_signal() -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stopped.set())
     stopped.wait()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.default_int_handler)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,32 @@ IMAGE_INPUTS = {
     "mask": "foreground of the sketch: white is foreground",
 }
 REQUIRED_INPUTS = ("sketch", "reference")
+PREVIEW_EVERY = Control(
+    "preview_every",
+    int,
+    0,
+    "steps between two previews in the job's events; 0: none",
+    minimum=0,
+    maximum=100,
+)
+PRIORITY = Control(
+    "priority",
+    int,
+    0,
+    "jobs of a higher one are taken first; max_priority of the server or key limits it",
+    minimum=-10,
+    maximum=10,
+)
+SIDE_FIELDS = (PREVIEW_EVERY, PRIORITY)
+"""Fields beside the controls: they change nothing of the picture."""
+WEBHOOK = "webhook"
+MAX_WEBHOOK = 2000
+_WEBHOOK_SCHEMA = {
+    "type": "string",
+    "maxLength": MAX_WEBHOOK,
+    "description": "address that the job is sent to when it has ended; only hosts that the server "
+    "allows",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +74,12 @@ def limited_controls(limits: LimitsConfig) -> tuple[Control, ...]:
         "width": limits.max_side,
     }
     return tuple(_capped(control, caps.get(control.name)) for control in CONTROLS)
+
+
+def side_fields(limits: LimitsConfig) -> tuple[Control, ...]:
+    """The fields beside the controls with the ranges that this server or key allows."""
+    caps = {PRIORITY.name: limits.max_priority}
+    return tuple(_capped(field, caps.get(field.name)) for field in SIDE_FIELDS)
 
 
 def _capped(control: Control, cap: int | None) -> Control:
@@ -89,25 +121,38 @@ def options(
     }
 
 
-def colorize_request_schema(controls: Iterable[Control]) -> dict[str, Any]:
-    """OpenAPI description of the multipart form of ``POST /v1/colorize``."""
+def colorize_request_schema(controls: Sequence[Control]) -> dict[str, Any]:
+    """OpenAPI description of the body of ``POST /v1/colorize``: a form or JSON."""
+    data_url = {"type": "string", "pattern": "^(data:image/(png|jpeg|webp);base64,|upl_)"}
+    params = {"type": "object", "additionalProperties": True}
+    body = _object_schema(controls, data_url, params)
+    content = {**form_schema(controls)["content"], "application/json": {"schema": body}}
+    return {"required": True, "content": content}
+
+
+def form_schema(controls: Sequence[Control]) -> dict[str, Any]:
+    """OpenAPI description of the multipart form of ``POST /v1/colorize`` alone."""
+    params = {"type": "string", "contentMediaType": "application/json"}
+    form = _object_schema(controls, {"type": "string", "format": "binary"}, params)
+    return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+
+
+def _object_schema(
+    controls: Sequence[Control], picture: Mapping[str, Any], params: Mapping[str, Any]
+) -> dict[str, Any]:
     properties: dict[str, Any] = {
-        name: {"type": "string", "format": "binary", "description": text}
-        for name, text in IMAGE_INPUTS.items()
+        name: {**picture, "description": text} for name, text in IMAGE_INPUTS.items()
     }
-    properties["params"] = {
-        "type": "string",
-        "contentMediaType": "application/json",
-        "description": "the controls below as one JSON object, instead of a field each",
-    }
-    properties |= {control.name: control_schema(control) for control in controls}
-    form = {
+    text = "the controls below as one JSON object, instead of a field each"
+    properties["params"] = {**params, "description": text}
+    properties |= {each.name: control_schema(each) for each in (*controls, *SIDE_FIELDS)}
+    properties[WEBHOOK] = _WEBHOOK_SCHEMA
+    return {
         "type": "object",
         "required": list(REQUIRED_INPUTS),
         "properties": properties,
         "additionalProperties": False,
     }
-    return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
 
 
 def control_schema(control: Control) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -13,17 +13,20 @@ from ray.serve.handle import DeploymentHandle
 from nurie.config.serve import LimitsConfig, ServeConfig
 from nurie.inference.formats import Format, convert
 from nurie_serve import errors
+from nurie_serve.asked import Asked
 from nurie_serve.caller import Caller
 from nurie_serve.decoding import DecoderPool
 from nurie_serve.dispatch import Dispatcher
 from nurie_serve.documents import JobDocument
-from nurie_serve.form import Asked, Decoded, batch_key, check_other_side, choose_seed, decode
+from nurie_serve.form import Decoded, batch_key, check_other_side, choose_seed, decode
 from nurie_serve.jobs.replicas import ReplicaBoard
 from nurie_serve.jobs.store import JobStore, NewJob, QueueFull, Snapshot
 from nurie_serve.jobs.tables import FINAL, QUEUED, Image
+from nurie_serve.preprocess import KINDS
 from nurie_serve.schema import limited_controls
 from nurie_serve.view import job_document
 from nurie_serve.watch import Watcher
+from nurie_serve.webhooks import Webhooks, check_address
 
 
 class Service:
@@ -46,16 +49,19 @@ class Service:
             ReplicaBoard(self.store, config.address),
             scales_to_zero=config.autoscaling.min_replicas == 0,
         )
+        self.webhooks = Webhooks(config, self.store)
         self.decoders = DecoderPool(config.num_decoders, config.limits.max_pixels)
         self._decoding = asyncio.Semaphore(config.num_decoders)
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
         """The lifespan of the HTTP application."""
-        tasks = [asyncio.create_task(each.run()) for each in (self.dispatcher, self.watcher)]
+        running = (self.dispatcher, self.watcher, self.webhooks)
+        tasks = [asyncio.create_task(each.run()) for each in running]
         yield
         for task in tasks:
             task.cancel()
+        self.webhooks.close()
         self.decoders.close()
         self.store.close()
 
@@ -71,10 +77,13 @@ class Service:
             deadline: Unix time after which nobody waits.
 
         Raises:
+            Problem: 422 for a webhook that is not allowed.
             ImageError: For a picture that cannot be used.
             QueueFull: If no place is free.
             KeyConflict: If the key stands for another request.
         """
+        if asked.webhook is not None:
+            check_address(asked.webhook, self.config.webhooks.hosts)
         fingerprint = asked.fingerprint
         if key is not None:
             repeated = await asyncio.to_thread(
@@ -85,9 +94,13 @@ class Service:
         await self.check_places(1)
         decoded = await self.decode(asked.files, caller.limits)
         params = choose_seed(asked.values)
-        return await asyncio.to_thread(
-            self._accept, caller, asked, decoded, params, fingerprint, key, deadline
-        )
+
+        def accept() -> list[Snapshot]:
+            return [self._accept(caller, asked, decoded, params, fingerprint, key, deadline)]
+
+        if deadline is None:
+            return (await asyncio.to_thread(accept))[0]
+        return (await self._accept_for_a_visitor(caller.name, accept))[0]
 
     async def submit_series(
         self, caller: Caller, asked: Asked, count: int, deadline: float
@@ -115,12 +128,28 @@ class Service:
                     deadline=deadline,
                     preview_every=asked.preview_every,
                     max_active=caller.max_active,
+                    traceparent=caller.traceparent,
                 )
                 for number in range(count)
             ]
             return self.store.submit_all(series)
 
-        return await asyncio.to_thread(accept)
+        return await self._accept_for_a_visitor(caller.name, accept)
+
+    async def check_ready(self) -> None:
+        """Return if pictures can be made and kept.
+
+        Raises:
+            Problem: 503 if not.
+        """
+        await self.dispatcher.check_ready()
+        try:
+            free = await asyncio.to_thread(self.store.files.free_bytes)
+        except OSError:
+            free = 0
+        least = self.config.jobs.min_free_bytes
+        if free is not None and free < least:
+            raise errors.no_room(free, least)
 
     async def check_places(self, count: int) -> None:
         """Refuse before the expensive part.
@@ -140,6 +169,30 @@ class Service:
         """
         async with self._decoding:
             return await asyncio.to_thread(decode, files, limits, self.decoders)
+
+    async def preprocess(self, caller: Caller, name: str, picture: bytes | str, kind: str) -> bytes:
+        """Lines or mask of one picture as a PNG file.
+
+        Args:
+            caller: Who asks.
+            name: Field of the picture.
+            picture: An untrusted file, or the id of an upload.
+            kind: One of ``preprocess.KINDS``.
+
+        Raises:
+            ImageError: For a picture that cannot be used.
+            Problem: 404 if there is no such upload.
+        """
+        if isinstance(picture, str):
+            found = await asyncio.to_thread(self.find_upload, caller, name, picture)
+            try:
+                png = await asyncio.to_thread(self.store.pictures.read, found[0])
+            except FileNotFoundError:
+                raise errors.not_found(f"upload {picture} (for {name})") from None
+        else:
+            png = (await self.decode({name: picture}, caller.limits))[name].png
+        async with self._decoding:
+            return await asyncio.to_thread(KINDS[kind], png)
 
     async def find(self, owner: str, job_id: str) -> Snapshot:
         """An owner's job.
@@ -196,6 +249,23 @@ class Service:
             raise errors.not_found(f"picture {number} of job {snapshot.job.id}") from None
         return convert(kept, file_format, metadata)
 
+    async def _accept_for_a_visitor(
+        self, owner: str, accept: Callable[[], list[Snapshot]]
+    ) -> list[Snapshot]:
+        """Accept jobs; a visitor who leaves meanwhile takes them along."""
+        accepting = asyncio.ensure_future(asyncio.to_thread(accept))
+
+        def cancel(accepted: asyncio.Future[list[Snapshot]]) -> None:
+            if not accepted.cancelled() and accepted.exception() is None:
+                for snapshot in accepted.result():
+                    self.cancel_soon(owner, snapshot.job.id)
+
+        try:
+            return await asyncio.shield(accepting)
+        except asyncio.CancelledError:
+            accepting.add_done_callback(cancel)
+            raise
+
     def _accept(
         self,
         caller: Caller,
@@ -216,8 +286,11 @@ class Service:
                 fingerprint=fingerprint,
                 idempotency_key=key,
                 deadline=deadline,
+                priority=asked.priority,
                 preview_every=asked.preview_every,
                 max_active=caller.max_active,
+                traceparent=caller.traceparent,
+                webhook=asked.webhook,
             )
         )
 
@@ -230,8 +303,9 @@ class Service:
         for name, upload_id in asked.uploads.items():
             inputs[name], sizes[name] = self.find_upload(caller, name, upload_id)
         check_other_side(sizes["sketch"], params, caller.limits.max_side)
-        for name, each in decoded.items():
-            inputs[name] = self.store.pictures.add(caller.name, each.png, each.size).id
+        checked = [(each.png, each.size) for each in decoded.values()]
+        kept = self.store.pictures.add_all(caller.name, checked) if checked else []
+        inputs |= {name: picture.id for name, picture in zip(decoded, kept, strict=True)}
         return inputs, sizes
 
     def find_upload(self, caller: Caller, name: str, upload_id: str) -> tuple[str, tuple[int, int]]:

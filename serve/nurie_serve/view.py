@@ -10,10 +10,11 @@ from nurie_serve.documents import (
     ProblemDocument,
     ProgressDocument,
     QueueDocument,
+    WebhookDocument,
     moment,
 )
 from nurie_serve.jobs.store import Snapshot
-from nurie_serve.jobs.tables import RUNNING
+from nurie_serve.jobs.tables import RUNNING, Job
 
 
 def job_document(snapshot: Snapshot, keep_s: float) -> JobDocument:
@@ -38,6 +39,7 @@ def job_document(snapshot: Snapshot, keep_s: float) -> JobDocument:
         expires_at=moment(job.finished_at and job.finished_at + keep_s),
         queue=queue,
         progress=progress,
+        priority=job.priority,
         params=job.params,
         model=job.model,
         images=[
@@ -56,4 +58,17 @@ def job_document(snapshot: Snapshot, keep_s: float) -> JobDocument:
         attempts=job.attempts,
         error=ProblemDocument(**job.error) if job.error else None,
         batch=job.batch_id,
+        traceparent=job.traceparent,
+        webhook=_webhook(job),
+    )
+
+
+def _webhook(job: Job) -> WebhookDocument | None:
+    if job.webhook is None:
+        return None
+    return WebhookDocument(
+        url=job.webhook,
+        tries=job.webhook_tries,
+        status=job.webhook_status,
+        due_at=moment(job.webhook_due),
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -14,6 +15,7 @@ from nurie_serve.logs import logger
 
 LOOK_EVERY_S = 0.05
 PLACES_EVERY_S = 0.5
+_Found = TypeVar("_Found")
 
 
 class Watcher:
@@ -32,6 +34,20 @@ class Watcher:
         self._places: dict[str, tuple[int, float | None]] = {}
         self._placed_at = float("-inf")
         self._placing = asyncio.Lock()
+        self._reads: dict[Any, asyncio.Task[Any]] = {}
+
+    async def read(self, job_id: str, read: Callable[..., _Found], *arguments: str | int) -> _Found:
+        """Read something of a job in a thread; who asks the same meanwhile shares the answer.
+
+        A read that began before a change was noticed is not shared with those who ask after it.
+        """
+        key = (self._versions.get(job_id), read, arguments)
+        task = self._reads.get(key)
+        if task is None:
+            task = asyncio.create_task(asyncio.to_thread(read, *arguments))
+            self._reads[key] = task
+            task.add_done_callback(lambda _: self._reads.pop(key))
+        return await asyncio.shield(task)
 
     async def place(self, job_id: str) -> tuple[int, float | None] | None:
         """Place in the queue and estimated seconds, as of a moment ago; None once it has left."""

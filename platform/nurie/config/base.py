@@ -27,7 +27,9 @@ Location = Annotated[str, AfterValidator(_absolute)]
 """A path, made absolute, or the address of a file system that fsspec knows (``s3://...``)."""
 
 
-def _absolute_unless_address(place: Path | str) -> Path | str:
+def _absolute_unless_address(place: object) -> Path | str:
+    if not isinstance(place, (Path, str)):
+        raise ValueError(f"expected a path or an address, got {place!r}")
     return str(place) if "://" in str(place) else Path(place).expanduser().absolute()
 
 

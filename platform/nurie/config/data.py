@@ -150,7 +150,9 @@ class DataConfig(ConfigModel):
     """Folder of the shards and the manifest; local, or an address such as ``s3://bucket/data``."""
     image_size: int = Field(default=128, ge=32, multiple_of=32)
     """Side of a square of the pictures' area, in pixels."""
-    aspect_ratios: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = Field((1.0,), min_length=1)
+    aspect_ratios: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = Field(
+        default=(1.0,), min_length=1
+    )
     """Widths over heights that pictures may have: each is cut to the nearest of these shapes, in
     sides that are multiples of 32, and a batch holds pictures of one shape."""
     line_styles: tuple[str, ...] = ("ink", "xdog", "pencil")

@@ -29,6 +29,8 @@ class KeyLimits(ConfigModel):
     """Longest side of a result."""
     max_inference_steps: int | None = Field(default=None, ge=1)
     """Most denoising steps."""
+    max_priority: int | None = Field(default=None, ge=0, le=10)
+    """Highest priority of a job."""
 
 
 class ApiKey(ConfigModel):

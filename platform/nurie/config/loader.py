@@ -233,7 +233,9 @@ def _walk(
 def _child(values: Any, part: int | str) -> Any:
     if isinstance(values, dict):
         return values.get(part)
-    return values[part] if isinstance(values, list) and isinstance(part, int) else None
+    if isinstance(values, list) and isinstance(part, int) and part < len(values):
+        return values[part]
+    return None
 
 
 def _owner(annotation: Any, values: Any) -> type[ConfigModel] | None:

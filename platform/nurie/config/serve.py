@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal, Self
 
@@ -41,6 +42,8 @@ class LimitsConfig(ConfigModel):
     """Most denoising steps."""
     max_batch_images: int = Field(default=256, ge=1)
     """Most pictures of one batch."""
+    max_priority: int = Field(default=0, ge=0, le=10)
+    """Highest ``priority`` of a job; with 0 requests can let others go first, no more."""
     deadline_s: float = Field(default=120.0, gt=0)
     """A picture that takes longer, waiting for it included, is answered with 503."""
     step_timeout_s: float = Field(default=60.0, gt=0)
@@ -61,6 +64,8 @@ class JobsConfig(ConfigModel):
     """Most finished jobs; the oldest go first."""
     max_bytes: int = Field(default=8 * 2**30, ge=2**20)
     """Most bytes of pictures; the oldest finished jobs go first, then new work is refused."""
+    min_free_bytes: int = Field(default=256 * 2**20, ge=0)
+    """With fewer free bytes on the folder's disk the server says that it is not ready."""
     max_attempts: int = Field(default=3, ge=1)
     """A job whose replica died this often fails."""
     lease_s: float = Field(default=15.0, gt=0)
@@ -87,6 +92,34 @@ class JobsConfig(ConfigModel):
     def url(self) -> str:
         """SQLAlchemy address of the jobs."""
         return self.database or f"sqlite:///{self.folder}/jobs.db"
+
+
+class WebhooksConfig(ConfigModel):
+    """Telling others that a job has ended, where its request asks for that."""
+
+    hosts: tuple[str, ...] = ()
+    """Hosts that requests may name: ``hooks.example``, with a port that is not the usual one
+    ``hooks.example:8443``, or ``*.example``, which reaches public addresses only. None of them
+    listed, no request may name any."""
+    secret_file: AbsolutePath | None = None
+    """File whose content signs the messages (HMAC-SHA256 in ``X-Nurie-Signature``)."""
+    timeout_s: float = Field(default=10.0, gt=0)
+    """Seconds without an answer after which a try has failed."""
+    max_tries: int = Field(default=3, ge=1)
+    """Most tries of one message."""
+    retry_after_s: float = Field(default=10.0, gt=0)
+    """Seconds before the second try; every further pause is six times as long."""
+
+    @field_validator("hosts")
+    @classmethod
+    def _only_names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not re.fullmatch(r"(\*\.)?[a-z0-9.-]+(:\d+)?|\[[0-9a-f:]+\](:\d+)?", host):
+                raise ValueError(
+                    f"{host!r} is no host in small letters: write hooks.example, "
+                    "hooks.example:8443 or *.example, without http://"
+                )
+        return hosts
 
 
 class ServeConfig(ConfigModel):
@@ -133,8 +166,10 @@ class ServeConfig(ConfigModel):
     """Largest dynamic batch."""
     batch_wait_timeout_s: float = Field(default=0.05, ge=0)
     """How long a request waits for company."""
-    max_ongoing_requests: int = Field(default=2, ge=1)
-    """Calls that a replica holds at once: one runs, one waits its turn or brings pictures in."""
+    max_ongoing_requests: int = Field(default=8, ge=1)
+    """Calls that a replica holds at once: one runs, one brings pictures in, the others wait their
+    turn. A call only has the replica look for jobs; while it takes no more of them, Ray Serve asks
+    again after pauses that grow, in which jobs wait for nothing."""
     max_surge_percent: int = Field(default=100, ge=0, le=100)
     """Extra replicas while a new version replaces the old one. With 0, for clusters without a spare
     GPU, old ones go first and jobs wait."""
@@ -144,6 +179,8 @@ class ServeConfig(ConfigModel):
     """Where jobs are kept, and for how long."""
     limits: LimitsConfig = LimitsConfig()
     """What one request may ask for."""
+    webhooks: WebhooksConfig = WebhooksConfig()
+    """Whom the server may tell that a job has ended."""
 
     @property
     def address(self) -> str:

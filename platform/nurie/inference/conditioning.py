@@ -45,6 +45,7 @@ class Parts:
         encode_images: The frozen reference encoders.
         encode_latents: The autoencoder, pixels in [-1, 1] to latents.
         foreground_adapter: None switches it off.
+        encode_foreground: That adapter, reference latents to features.
         background_encoder: None switches it off.
         added_embedding_dim: Of the U-Net.
         num_blocks: Transformer blocks of the U-Net before its up path, and in it.
@@ -57,6 +58,7 @@ class Parts:
     encode_images: EncodeImages
     encode_latents: Callable[[torch.Tensor], torch.Tensor]
     foreground_adapter: ForegroundAdapter | None
+    encode_foreground: Callable[[torch.Tensor], list[torch.Tensor]] | None
     background_encoder: BackgroundEncoder | None
     added_embedding_dim: int
     num_blocks: tuple[int, int]
@@ -173,13 +175,13 @@ def _tokens(parts: Parts, images: list) -> torch.Tensor:
 def _foreground(
     parts: Parts, pictures: list[Prepared], region: RegionMask, strength: float
 ) -> ForegroundConditioning | None:
-    adapter = parts.foreground_adapter
-    if adapter is None or strength == 0:
+    adapter, encode = parts.foreground_adapter, parts.encode_foreground
+    if adapter is None or encode is None or strength == 0:
         return None
     pixels = picture_tensor([p.reference for p in pictures]).to(parts.device, parts.dtype)
     mask = mask_tensor([p.reference_mask for p in pictures]).to(pixels)
     latents = parts.encode_latents(torch.where(mask > 0.5, pixels, torch.ones_like(pixels)))
-    return ForegroundConditioning(adapter(latents), region, adapter.injection, strength)
+    return ForegroundConditioning(encode(latents), region, adapter.injection, strength)
 
 
 def _background(

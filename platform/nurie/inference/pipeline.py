@@ -318,12 +318,14 @@ class ColorizationPipeline(DiffusionPipeline):
         encoder = ReferenceEncoder(self.image_encoder, self.tagger, self.config.use_tagger, device)
         latents = partial(encode_latents, self.vae)
         cache = self.reference_cache
+        adapter = self.foreground_adapter if use_foreground else None
         return Parts(
             self.sketch_encoder,
             self.reference_projection,
             encoder if cache is None else cache.encode_images(encoder),
             latents if cache is None else cache.encode_latents(latents),
-            self.foreground_adapter if use_foreground else None,
+            adapter,
+            adapter if cache is None or adapter is None else cache.encode_features(adapter),
             self.background_encoder if use_background else None,
             self.unet.config.projection_class_embeddings_input_dim,
             self.unet.num_blocks(),

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 
 SIZE_MULTIPLE = 32
 """Sides of a result are multiples of this (three halvings in latent space)."""
-_PAPER = 255
-_LINE = 160
-"""Sketch values below this count as a line when regions are filled."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +73,6 @@ def _round(side: float) -> int:
     return max(SIZE_MULTIPLE, round(side / SIZE_MULTIPLE) * SIZE_MULTIPLE)
 
 
-def grey_sketch(sketch: Image.Image) -> Image.Image:
-    """Dark lines on white paper, in full contrast, whatever the sketch came as.
-
-    White lines on black are inverted; paper and lines are stretched to white and black, since faint
-    pencil lines would otherwise be taken for paper.
-    """
-    grey = np.asarray(sketch.convert("L"), dtype=np.float32)
-    if np.median(grey) < 128:
-        grey = 255 - grey
-    low, high = np.percentile(grey, 0.2), np.percentile(grey, 90)
-    if high - low > 16:
-        grey = (grey - low) / (high - low) * 255
-    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-
-
 def sketch_tensor(sketches: list[Image.Image]) -> torch.Tensor:
     """Grey sketches of one size to ``B x H x W`` uint8, 255 = paper."""
     return torch.from_numpy(np.stack([np.asarray(s) for s in sketches]))
@@ -106,41 +87,3 @@ def picture_tensor(images: list[Image.Image]) -> torch.Tensor:
 def mask_tensor(masks: list[Image.Image]) -> torch.Tensor:
     """Masks of one size to ``B x 1 x H x W`` in [0, 1]."""
     return torch.from_numpy(np.stack([np.asarray(m) for m in masks]))[:, None].float() / 255
-
-
-def sketch_foreground(sketch: Image.Image) -> Image.Image:
-    """Foreground of a grey sketch: everything that paper at the border does not reach.
-
-    Gaps in the outline are closed at a small scale first. A sketch whose lines enclose nothing is
-    foreground as a whole.
-    """
-    grey = np.asarray(sketch)
-    lines = cv2.erode(grey, np.ones((3, 3), np.uint8)) < _LINE
-    outside = _reached_from_border(~lines)
-    inside = ~cv2.dilate(outside.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-    enclosed = inside & ~lines
-    if enclosed.mean() < 0.02:
-        return Image.new("L", sketch.size, 255)
-    return Image.fromarray(np.where(inside | lines, 255, 0).astype(np.uint8))
-
-
-def picture_foreground(image: Image.Image) -> Image.Image:
-    """Foreground of a picture: its alpha, or all that differs from what surrounds the border."""
-    if image.mode == "RGBA":
-        alpha = image.getchannel("A")
-        if np.asarray(alpha).min() < 128:
-            return alpha
-    pixels = np.asarray(image.convert("RGB")).astype(np.int16)
-    edge = np.concatenate([pixels[0], pixels[:, 0], pixels[:, -1]])
-    difference = np.abs(pixels - np.median(edge, axis=0)).max(axis=2)
-    outside = _reached_from_border(difference < 24)
-    if outside.mean() < 0.02 or outside.mean() > 0.98:
-        return Image.new("L", image.size, 255)
-    return Image.fromarray(np.where(outside, 0, 255).astype(np.uint8))
-
-
-def _reached_from_border(passable: np.ndarray) -> np.ndarray:
-    """Pixels connected with the border through passable pixels, H x W booleans."""
-    _, regions = cv2.connectedComponents(passable.astype(np.uint8), connectivity=4)
-    border = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
-    return np.isin(regions, np.setdiff1d(border, [0]))

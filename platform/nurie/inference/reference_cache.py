@@ -17,7 +17,8 @@ class ReferenceCache:
     """Encodings of the newest references, by the digest of their pixels.
 
     Pictures are encoded one at a time, so that a result depends neither on the batch nor on what
-    is remembered.
+    is remembered. Tensors keep their layout in memory, and with it the last bits of what is
+    computed from them: one picture alone comes out as it does without a cache.
 
     Args:
         max_entries: Encodings kept; the one that was not used for longest goes first.
@@ -40,6 +41,8 @@ class ReferenceCache:
             rows = [
                 self._get(b"tokens", image, lambda one=image: encode(one[None])) for image in images
             ]
+            if len(rows) == 1:
+                return rows[0]
             first, second = (np.concatenate(parts) for parts in zip(*rows, strict=True))
             return first, second
 
@@ -55,14 +58,34 @@ class ReferenceCache:
         """
 
         def remembered(pixels: torch.Tensor) -> torch.Tensor:
-            return torch.cat(
-                [
-                    self._get(
-                        b"latents", one.float().cpu().numpy(), lambda one=one: encode(one[None])
-                    )
-                    for one in pixels
-                ]
-            )
+            rows = [
+                self._get(b"latents", one.float().cpu().numpy(), lambda one=one: encode(one))
+                for one in pixels.split(1)
+            ]
+            return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+        return remembered
+
+    def encode_features(
+        self, encode: Callable[[torch.Tensor], list[torch.Tensor]]
+    ) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+        """The foreground adapter, remembered; its features wait in main memory.
+
+        Args:
+            encode: Latents ``B x C x h x w`` to features ``B x N_i x C_i``.
+        """
+
+        def one(latents: torch.Tensor) -> list[torch.Tensor]:
+            # Those of a large picture are as large as a part of the model.
+            return [feature.cpu() for feature in encode(latents)]
+
+        def remembered(latents: torch.Tensor) -> list[torch.Tensor]:
+            rows = [
+                self._get(b"features", each.float().cpu().numpy(), lambda each=each: one(each))
+                for each in latents.split(1)
+            ]
+            whole = rows[0] if len(rows) == 1 else map(torch.cat, zip(*rows, strict=True))
+            return [feature.to(latents.device) for feature in whole]
 
         return remembered
 

@@ -8,14 +8,9 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from nurie.inference.foreground import grey_sketch, picture_foreground, sketch_foreground
 from nurie.inference.images import to_rgb
-from nurie.inference.preprocess import (
-    Canvas,
-    fit_canvas,
-    grey_sketch,
-    picture_foreground,
-    sketch_foreground,
-)
+from nurie.inference.preprocess import Canvas, fit_canvas
 
 _T = TypeVar("_T")
 

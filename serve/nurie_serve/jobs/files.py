@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 
 import fsspec
 
@@ -17,6 +18,18 @@ class PictureFiles:
 
     def __init__(self, folder: str) -> None:
         self._fs, self._root = fsspec.core.url_to_fs(folder)
+        self._is_local = self._fs.protocol == ("file", "local")
+
+    def free_bytes(self) -> int | None:
+        """Free space of the disk; None for other file systems, which do not tell.
+
+        Raises:
+            OSError: If the folder cannot be reached.
+        """
+        if not self._is_local:
+            return None
+        self._fs.makedirs(self._root, exist_ok=True)
+        return shutil.disk_usage(self._root).free
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file that survives a power cut.
@@ -30,7 +43,7 @@ class PictureFiles:
             with self._fs.open(path, "wb") as file:
                 file.write(data)
                 file.flush()
-                if self._fs.protocol == ("file", "local"):
+                if self._is_local:
                     os.fsync(file.fileno())
         except OSError:
             self.delete(name)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from nurie.config.serve import JobsConfig
 from nurie_serve.jobs.files import PictureFiles
 from nurie_serve.jobs.rows import input_file, kept_bytes
+from nurie_serve.jobs.sessions import WritingSessions
 from nurie_serve.jobs.tables import FINAL, Image, Job, JobInput, Picture, new_id
 
 
@@ -33,7 +36,7 @@ class PictureStore:
         config: JobsConfig,
         files: PictureFiles,
         reading: sessionmaker[Session],
-        writing: sessionmaker[Session],
+        writing: WritingSessions,
     ) -> None:
         self._config = config
         self._files = files
@@ -43,39 +46,66 @@ class PictureStore:
     def add(
         self, owner: str, data: bytes, size: tuple[int, int], expires_at: float | None = None
     ) -> Picture:
-        """Keep a checked picture, as PNG.
+        """Keep a checked picture; see ``add_all``."""
+        return self.add_all(owner, [(data, size)], expires_at)[0]
+
+    def add_all(
+        self,
+        owner: str,
+        checked: Sequence[tuple[bytes, tuple[int, int]]],
+        expires_at: float | None = None,
+    ) -> list[Picture]:
+        """Keep checked pictures, all or none.
 
         Args:
             owner: Whose.
-            data: The PNG.
-            size: Width and height.
+            checked: PNG file, width and height of each.
             expires_at: Of an upload; other pictures go with their last job.
 
         Raises:
-            StorageFull: If there is no room for it.
+            StorageFull: If there is no room for them.
         """
         with self._reading.begin() as session:
-            self._check_room(session, len(data))
-        picture = Picture(
-            id=new_id("upl"),
-            owner=owner,
-            digest=hashlib.sha256(data).hexdigest(),
-            num_bytes=len(data),
-            width=size[0],
-            height=size[1],
-            created_at=time.time(),
-            expires_at=expires_at,
-        )
-        self._files.write(input_file(picture.id), data)
-        with self._writing.begin() as session:
-            session.add(picture)
-        return picture
+            self._check_room(session, sum(len(data) for data, _ in checked))
+        now = time.time()
+        pictures = [
+            Picture(
+                id=new_id("upl"),
+                owner=owner,
+                digest=hashlib.sha256(data).hexdigest(),
+                num_bytes=len(data),
+                width=width,
+                height=height,
+                created_at=now,
+                expires_at=expires_at,
+            )
+            for data, (width, height) in checked
+        ]
+        names = [input_file(picture.id) for picture in pictures]
+        try:
+            for name, (data, _) in zip(names, checked, strict=True):
+                self._files.write(name, data)
+            with self._writing.begin() as session:
+                session.add_all(pictures)
+        except (OSError, SQLAlchemyError):
+            for name in names:
+                self._files.delete(name)
+            raise
+        return pictures
 
     def find(self, owner: str, picture_id: str) -> Picture | None:
         """An owner's own picture."""
         with self._reading.begin() as session:
             picture = session.get(Picture, picture_id)
         return picture if picture is not None and picture.owner == owner else None
+
+    def read(self, picture_id: str) -> bytes:
+        """The PNG of a picture.
+
+        Raises:
+            FileNotFoundError: If it is gone.
+        """
+        return self._files.read(input_file(picture_id))
 
     def forget(self, owner: str, picture_id: str) -> bool:
         """Delete an upload; one that jobs still use goes with the last of them."""
@@ -98,7 +128,7 @@ class PictureStore:
         query = select(JobInput.picture_id).where(JobInput.job_id == job_id, JobInput.name == name)
         with self._reading.begin() as session:
             picture_id = session.scalar(query)
-        return None if picture_id is None else self._files.read(input_file(picture_id))
+        return None if picture_id is None else self.read(picture_id)
 
     def _check_room(self, session: Session, num_bytes: int) -> None:
         used = kept_bytes(session) + num_bytes

@@ -34,7 +34,13 @@ def input_file(picture_id: str) -> str:
 
 def note(session: Session, event: str, job: Job, **fields: Any) -> None:
     """Have something told (log, metrics) once the transaction has succeeded."""
+    fields["trace_id"] = trace_id(job.traceparent)
     session.info.setdefault(NOTES, []).append((event, job.id, fields))
+
+
+def trace_id(traceparent: str | None) -> str | None:
+    """The part of a ``traceparent`` that logs and traces have in common."""
+    return None if traceparent is None else traceparent.split("-")[1]
 
 
 def append_event(session: Session, job: Job, kind: str, data: Mapping[str, Any]) -> None:
@@ -49,6 +55,7 @@ def end_job(session: Session, job: Job, status: str, error: dict[str, Any] | Non
     now = time.time()
     job.status, job.error, job.finished_at = status, error, now
     job.lease = job.leased_until = job.eta_s = None
+    job.webhook_due = now if job.webhook else None
     previews = select(Event).where(Event.job_id == job.id, Event.kind == "preview")
     for preview in session.scalars(previews):
         session.delete(preview)

@@ -26,6 +26,7 @@ from nurie_serve.jobs.rows import (
     place_in_queue,
     remove_job,
 )
+from nurie_serve.jobs.sessions import WritingSessions
 from nurie_serve.jobs.tables import (
     CANCELLED,
     FINAL,
@@ -75,6 +76,8 @@ class NewJob:
         preview_every: Steps between two previews; 0: none.
         max_active: Most jobs of the owner that wait or run at once (None: any number).
         batch_id: Batch that the job belongs to.
+        traceparent: Trace that the job belongs to (W3C Trace Context).
+        webhook: Address that is told when it has ended.
     """
 
     owner: str
@@ -88,6 +91,8 @@ class NewJob:
     priority: int = 0
     preview_every: int = 0
     batch_id: str | None = None
+    traceparent: str | None = None
+    webhook: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,7 @@ class JobStore:
         self.files = PictureFiles(config.folder)
         self._engine = open_database(config.url)
         self.reading = sessionmaker(self._engine, expire_on_commit=False)
-        writing = self._engine.execution_options(writes=True)
-        self.writing = sessionmaker(writing, expire_on_commit=False)
+        self.writing = WritingSessions(self._engine)
         event.listen(self.writing, "after_commit", _tell)
         self.pictures = PictureStore(config, self.files, self.reading, self.writing)
 
@@ -379,4 +383,7 @@ def _job_row(new: NewJob) -> Job:
         step=0,
         timing={},
         last_event=0,
+        traceparent=new.traceparent,
+        webhook=new.webhook,
+        webhook_tries=0,
     )

@@ -8,12 +8,34 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Engine, ForeignKey, Index, create_engine, event, inspect, text
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Engine,
+    ForeignKey,
+    Index,
+    create_engine,
+    event,
+    inspect,
+    text,
+    update,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 3
+UPGRADES = {
+    1: ("ALTER TABLE jobs ADD COLUMN traceparent VARCHAR",),
+    2: (
+        "ALTER TABLE jobs ADD COLUMN webhook VARCHAR",
+        "ALTER TABLE jobs ADD COLUMN webhook_tries INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE jobs ADD COLUMN webhook_status INTEGER",
+        "ALTER TABLE jobs ADD COLUMN webhook_due DOUBLE PRECISION",
+        "CREATE INDEX jobs_webhook ON jobs (webhook_due)",
+    ),
+}
+"""What makes the next version of each older one."""
 BUSY_TIMEOUT_S = 10.0
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = (
@@ -79,12 +101,23 @@ class Job(Table):
     timing: Mapped[dict[str, float]] = mapped_column(JSON, default=dict)
     last_event: Mapped[int] = mapped_column(default=0)
     """Number of the newest event."""
+    traceparent: Mapped[str | None]
+    """Trace that its request is part of (W3C Trace Context)."""
+    webhook: Mapped[str | None]
+    """Address that is told when it has ended."""
+    webhook_tries: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How often that was tried."""
+    webhook_status: Mapped[int | None]
+    """HTTP status of the newest answer."""
+    webhook_due: Mapped[float | None]
+    """When to tell it next; None: it has not ended, or there is nothing more to do."""
     __table_args__ = (
         Index("jobs_queue", "status", "priority", "id"),
         Index("jobs_idempotency", "owner", "idempotency_key", unique=True),
         Index("jobs_lease", "lease"),
         Index("jobs_batch", "batch_id"),
         Index("jobs_finished", "finished_at"),
+        Index("jobs_webhook", "webhook_due"),
     )
 
 
@@ -200,6 +233,7 @@ def _make_tables(engine: Engine) -> None:
                     Table.metadata.create_all(connection)
                     row = {"id": new_id("store"), "schema_version": SCHEMA_VERSION}
                     connection.execute(Meta.__table__.insert().values(row))  # type: ignore[attr-defined]
+                _upgrade(connection)
             return
         except OperationalError:
             raise
@@ -207,6 +241,15 @@ def _make_tables(engine: Engine) -> None:
             if last:
                 raise
             time.sleep(0.2)
+
+
+def _upgrade(connection: Connection) -> None:
+    """Bring an older store to this version; of several processes, one does."""
+    for version, statements in UPGRADES.items():
+        outdated = update(Meta).where(Meta.schema_version == version)
+        if connection.execute(outdated.values(schema_version=version + 1)).rowcount:
+            for statement in statements:
+                connection.execute(text(statement))
 
 
 def _check_version(engine: Engine, shown: str) -> None:

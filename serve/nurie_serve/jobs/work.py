@@ -17,7 +17,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from nurie_serve.errors import deadline_exceeded, worker_lost
-from nurie_serve.jobs.rows import append_event, end_job, input_file, note
+from nurie_serve.jobs.rows import append_event, end_job, note
 from nurie_serve.jobs.store import JobStore
 from nurie_serve.jobs.tables import FAILED, QUEUED, RUNNING, SUCCEEDED, Event, Image, Job, JobInput
 
@@ -35,6 +35,8 @@ class Work:
         deadline: Unix time after which nobody waits, if there is one.
         attempt: From 1.
         waited_s: Seconds in the queue.
+        accepted_at: Unix time since which it waited.
+        traceparent: Trace that it belongs to.
     """
 
     job_id: str
@@ -45,6 +47,8 @@ class Work:
     deadline: float | None
     attempt: int
     waited_s: float
+    accepted_at: float
+    traceparent: str | None
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class WorkQueue:
             limit: Most jobs.
             batch_key: Only jobs of this kind, none that failed before.
         """
+        if not self._any_waiting(batch_key):
+            return []
         with self._store.writing.begin() as session:
             _fail_late(session)
             waiting = (
@@ -197,7 +203,15 @@ class WorkQueue:
 
     def read_input(self, picture_id: str) -> bytes:
         """The PNG of a job's input."""
-        return self._store.files.read(input_file(picture_id))
+        return self._store.pictures.read(picture_id)
+
+    def _any_waiting(self, batch_key: str | None) -> bool:
+        """Whether it is worth while to keep other writers out: most calls come for nothing."""
+        waiting = select(Job.id).where(Job.status == QUEUED)
+        if batch_key is not None:
+            waiting = waiting.where(Job.batch_key == batch_key, Job.attempts == 0)
+        with self._store.reading.begin() as session:
+            return session.scalar(waiting.limit(1)) is not None
 
     def _begin(self, session: Session, job: Job, lease: str) -> Work:
         now = time.time()
@@ -216,6 +230,8 @@ class WorkQueue:
             job.deadline,
             job.attempts,
             now - job.created_at,
+            job.created_at,
+            job.traceparent,
         )
 
     def _of(

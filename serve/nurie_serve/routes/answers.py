@@ -19,7 +19,7 @@ _MEANINGS = {
     404: "there is no such thing, or it is somebody else's",
     409: "the Idempotency-Key stands for another request",
     413: "the body or a picture is too large",
-    415: "not a multipart form, or not a PNG, JPEG or WebP picture",
+    415: "a body of another type, or not a PNG, JPEG or WebP picture",
     422: "a field is missing, unknown, damaged or out of range",
     429: "the queue is full; see Retry-After",
     503: "no picture in time; see Retry-After",

@@ -28,7 +28,7 @@ from nurie_serve.jobs.store import Snapshot
 from nurie_serve.jobs.tables import FINAL, SUCCEEDED, Batch
 from nurie_serve.routes.answers import REFUSED, problems
 from nurie_serve.routes.jobs import IdempotencyKey
-from nurie_serve.schema import colorize_request_schema
+from nurie_serve.schema import SIDE_FIELDS, WEBHOOK, form_schema
 from nurie_serve.service import Service
 
 _SEED = "seed"
@@ -187,10 +187,10 @@ def _read_seeds(form: FormData, service: Service) -> list[int | None]:
 
 
 def _request_schema(service: Service) -> dict[str, Any]:
-    body = colorize_request_schema(service.controls)
+    body = form_schema(service.controls)
     properties = body["content"]["multipart/form-data"]["schema"]["properties"]
-    for name in ("background", "mask", "preview_every"):
-        properties.pop(name, None)
+    for name in ("background", "mask", *(field.name for field in SIDE_FIELDS), WEBHOOK):
+        del properties[name]
     for name in (*_LISTS, _SEED):
         one = properties[name]
         properties[name] = {"type": "array", "items": one, "description": one["description"]}

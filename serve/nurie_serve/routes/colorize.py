@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse
 
 from nurie.inference.formats import FORMATS, Format
 from nurie_serve import errors
+from nurie_serve.asked import read_request
 from nurie_serve.caller import WhoAsks
 from nurie_serve.errors import Problem
-from nurie_serve.form import read_request
 from nurie_serve.jobs.store import Snapshot
 from nurie_serve.routes.answers import FILE, REFUSED, job_answer
 from nurie_serve.schema import colorize_request_schema
@@ -55,7 +55,7 @@ def router(service: Service) -> APIRouter:
         try:
             # Ray Serve's own time-out can be switched off by a client's header; this one cannot.
             async with asyncio.timeout(limits.deadline_s):
-                asked = await read_request(request, caller.controls)
+                asked = await read_request(request, caller)
                 submitted = await service.submit(
                     caller, asked, deadline=None if patience else deadline
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
@@ -73,19 +74,18 @@ class Stream:
         self._job_id = job_id
         self._after = after
         self._place: tuple[int, float | None] | None = None
+        self._read = partial(service.watcher.read, job_id)
 
     async def lines(self) -> AsyncIterator[str]:
         """The stream, event by event."""
-        waiting, silent_s = False, 0.0
+        waiting, over, silent_s = False, False, 0.0
         with self._service.watcher.listen(self._job_id) as changed:
             changed.set()
             while True:
                 if changed.is_set():
                     changed.clear()
                     silent_s = 0.0
-                    events = await asyncio.to_thread(
-                        self._service.store.events, self._job_id, self._after
-                    )
+                    events = await self._read(self._service.store.events, self._job_id, self._after)
                     for event in events:
                         self._after = event.number
                         waiting = event.kind == QUEUED
@@ -93,8 +93,11 @@ class Stream:
                             yield _event(event.kind, await self._document(), event.number)
                             return
                         yield _event(event.kind, event.data, event.number)
-                    if not events and await self._is_over():
-                        return
+                    if not events:
+                        if over:
+                            return
+                        if over := await self._is_over():
+                            changed.set()  # it may have ended after the events were read
                 if waiting and (place := await self._moved()):
                     yield _event(QUEUED, {"position": place[0], "eta_s": place[1]})
                 patience = _PLACE_EVERY_S if waiting else _PING_EVERY_S
@@ -121,7 +124,7 @@ class Stream:
         return place
 
     async def _document(self) -> dict[str, Any] | None:
-        snapshot = await asyncio.to_thread(self._service.store.get, self._owner, self._job_id)
+        snapshot = await self._read(self._service.store.get, self._owner, self._job_id)
         return snapshot and self._service.document(snapshot).model_dump(mode="json")
 
 

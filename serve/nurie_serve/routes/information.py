@@ -93,6 +93,6 @@ def _add_health(routes: APIRouter, service: Service) -> None:
 
     @routes.get("/readyz", responses=problems(503))
     async def readyz() -> dict[str, str]:
-        """A replica has loaded its model, made a warm-up picture, and lives."""
-        await service.dispatcher.check_ready()
+        """A replica has loaded its model, made a warm-up picture, and lives; the disk has room."""
+        await service.check_ready()
         return {"status": "ready"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,8 +9,7 @@ from starlette.datastructures import UploadFile
 
 from nurie.inference.recipe import Recipe, RecipeError, read_recipe
 from nurie_serve.caller import WhoAsks
-from nurie_serve.errors import Problem
-from nurie_serve.form import read_form
+from nurie_serve.form import invalid, missing, read_form, refuse_others, take_one
 from nurie_serve.routes.answers import problems
 
 _FIELD = "image"
@@ -41,26 +39,18 @@ def router() -> APIRouter:
         """The seed, controls and model that a picture was made with; nothing is decoded."""
         form = await read_form(request)
         try:
-            others = sorted(set(form) - {_FIELD})
-            if others:
-                raise _invalid("unknown_field", f"not known here; send {_FIELD}", others[0])
-            if len(form.getlist(_FIELD)) > 1:
-                raise _invalid("duplicate_field", "given more than once")
-            given = form.get(_FIELD)
+            refuse_others(form, _FIELD)
+            given = take_one(form, _FIELD)
             if given is None:
-                raise _invalid("missing_field", "the picture is missing")
+                raise missing(_FIELD)
             if not isinstance(given, UploadFile):
-                raise _invalid("not_a_file", "send the picture as a file, not as text")
+                raise invalid(_FIELD, "not_a_file", "send the picture as a file, not as text")
             data = await given.read()
         finally:
             await form.close()
         try:
             return read_recipe(data)
         except RecipeError as error:
-            raise _invalid("no_settings", f"the file {error}") from None
+            raise invalid(_FIELD, "no_settings", f"the file {error}") from None
 
     return routes
-
-
-def _invalid(code: str, detail: str, field: str = _FIELD) -> Problem:
-    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, code, detail, field)

@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse
 
 from nurie.inference.formats import FORMATS, find_format
 from nurie_serve import errors
+from nurie_serve.asked import read_request
 from nurie_serve.caller import WhoAsks
 from nurie_serve.documents import CountDocument, JobDocument, JobPage, JobStatus
-from nurie_serve.form import read_request
 from nurie_serve.jobs.tables import QUEUED, RUNNING
 from nurie_serve.routes.answers import FILE, REFUSED, job_answer, problems
 from nurie_serve.schema import colorize_request_schema
@@ -61,7 +61,7 @@ def _add_submission(routes: APIRouter, service: Service) -> None:
         request: Request, caller: WhoAsks, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Accept a sketch to colour; the answer comes at once, the picture later."""
-        asked = await read_request(request, caller.controls)
+        asked = await read_request(request, caller)
         snapshot = await service.submit(caller, asked, key=idempotency_key)
         service.dispatcher.call()
         return job_answer(service.document(snapshot), HTTPStatus.ACCEPTED)

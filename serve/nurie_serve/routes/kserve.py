@@ -26,8 +26,8 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/health/ready", responses=problems(503))
     async def ready() -> dict[str, bool]:
-        """A replica answers."""
-        await service.dispatcher.check_ready()
+        """A replica answers, and the disk has room."""
+        await service.check_ready()
         return {"ready": True}
 
     @routes.get("")

@@ -22,9 +22,10 @@ from starlette.datastructures import FormData, UploadFile
 from nurie.inference.controls import Control, ControlError
 from nurie.inference.formats import FORMATS
 from nurie_serve import errors
+from nurie_serve.asked import Asked
 from nurie_serve.caller import Caller, WhoAsks
 from nurie_serve.errors import Problem, to_problem
-from nurie_serve.form import Asked, invalid, read_controls, read_form
+from nurie_serve.form import invalid, read_controls, read_form
 from nurie_serve.jobs.store import Snapshot
 from nurie_serve.schema import control_schema
 from nurie_serve.service import Service

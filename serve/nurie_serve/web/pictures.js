@@ -1,4 +1,7 @@
-// The pictures that go in: drop, paste, choose, remove.
+// The pictures that go in: drop, paste, choose, remove. A reference may be several.
+
+import { hush, label, say, sayProblem } from "/web/text.js";
+import { urlOf } from "/web/urls.js";
 
 const TYPES = ["image/png", "image/jpeg", "image/webp"];
 const REQUIRED = ["sketch", "reference"];
@@ -7,106 +10,140 @@ export class Pictures {
   #slots = new Map();
   #files = new Map();
   #changed;
+  #loose;
   #target = null; // slot that the pointer or the keyboard was in last
 
-  constructor(changed) {
+  /**
+   * @param changed Called with the slot's name after every change.
+   * @param loose Called with a file that was dropped beside the slots.
+   */
+  constructor(changed, loose) {
     this.#changed = changed;
+    this.#loose = loose;
     for (const slot of document.querySelectorAll("[data-input]")) this.#connect(slot);
     document.addEventListener("paste", (event) => this.#paste(event));
     // A picture that misses a slot must not replace the page.
-    for (const kind of ["dragover", "drop"]) {
-      document.addEventListener(kind, (event) => event.preventDefault());
-    }
+    document.addEventListener("dragover", (event) => event.preventDefault());
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      for (const file of event.dataTransfer.files) this.#loose(file);
+    });
   }
 
   get complete() {
-    return REQUIRED.every((name) => this.#files.has(name));
+    return REQUIRED.every((name) => this.files(name).length > 0);
   }
 
-  file(name) {
-    return this.#files.get(name);
+  files(name) {
+    return this.#files.get(name) ?? [];
   }
 
-  appendTo(form) {
-    for (const [name, file] of this.#files) form.append(name, file);
+  /** All that was chosen: lists of files by name. */
+  get all() {
+    return Object.fromEntries([...this.#files].filter(([, files]) => files.length > 0));
   }
 
-  set(name, file) {
-    if (!TYPES.includes(file.type)) {
-      this.showError(name, "Only PNG, JPEG and WebP pictures can be used.");
-      return;
+  /** Take files into a slot: the last one replaces, references are added. */
+  add(name, files) {
+    const good = files.filter((file) => TYPES.includes(file.type));
+    if (good.length > 0) {
+      const many = this.#slots.get(name).many;
+      this.set(name, many ? [...this.files(name), ...good] : good.slice(-1));
     }
-    this.#files.set(name, file);
+    if (good.length < files.length) this.showError(name, { code: "not_a_picture" });
+  }
+
+  set(name, files) {
+    this.#files.set(name, files);
     this.#show(name);
   }
 
-  remove(name) {
-    this.#files.delete(name);
-    this.#slots.get(name).querySelector("input").value = "";
-    this.#show(name);
+  /** The first slot that needs a picture. */
+  get free() {
+    return REQUIRED.find((name) => this.files(name).length === 0);
   }
 
-  showError(name, text) {
+  showError(name, problem) {
     const slot = this.#slots.get(name);
     if (!slot) return false;
-    slot.classList.add("wrong");
-    slot.querySelector(".error").textContent = text;
-    slot.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    slot.element.classList.add("wrong");
+    const fold = slot.element.closest("details");
+    if (fold) fold.open = true;
+    sayProblem(slot.error, problem);
+    slot.element.scrollIntoView({ block: "nearest" });
     return true;
   }
 
   clearErrors() {
-    for (const name of this.#slots.keys()) this.#clearError(name);
+    for (const slot of this.#slots.values()) clearError(slot);
   }
 
-  #clearError(name) {
-    const slot = this.#slots.get(name);
-    slot.classList.remove("wrong");
-    slot.querySelector(".error").textContent = "";
-  }
-
-  #connect(slot) {
-    const name = slot.dataset.input;
-    const drop = slot.querySelector(".drop");
-    const input = slot.querySelector("input");
-    this.#slots.set(name, slot);
-    input.addEventListener("change", () => input.files[0] && this.set(name, input.files[0]));
-    slot.querySelector(".remove").addEventListener("click", () => {
-      this.remove(name);
-      input.focus();
+  #connect(element) {
+    const name = element.dataset.input;
+    const [drop, input, list, error] = [".drop", "input", ".chosen", ".error"].map((found) =>
+      element.querySelector(found),
+    );
+    this.#slots.set(name, { element, input, list, error, many: input.multiple });
+    input.addEventListener("change", () => {
+      const files = [...input.files];
+      input.value = ""; // the same file may be chosen again
+      if (files.length > 0) this.add(name, files);
     });
     for (const kind of ["pointerenter", "focusin"]) {
-      slot.addEventListener(kind, () => (this.#target = name));
+      element.addEventListener(kind, () => (this.#target = name));
     }
-    slot.addEventListener("pointerleave", () => (this.#target = null));
-    slot.addEventListener("dragover", () => drop.classList.add("over"));
+    element.addEventListener("pointerleave", () => (this.#target = null));
+    element.addEventListener("dragover", () => drop.classList.add("over"));
     for (const kind of ["dragleave", "drop"]) {
-      slot.addEventListener(kind, () => drop.classList.remove("over"));
+      element.addEventListener(kind, () => drop.classList.remove("over"));
     }
-    slot.addEventListener("drop", (event) => {
-      const [file] = event.dataTransfer.files;
-      if (file) this.set(name, file);
+    element.addEventListener("drop", (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+      this.add(name, [...event.dataTransfer.files]);
     });
   }
 
   #paste(event) {
-    const file = [...event.clipboardData.files].find((found) => found.type.startsWith("image/"));
-    if (!file) return;
+    const files = [...event.clipboardData.files].filter((file) => file.type.startsWith("image/"));
+    if (files.length === 0) return;
     event.preventDefault();
-    this.set(this.#target ?? REQUIRED.find((name) => !this.#files.has(name)) ?? "sketch", file);
+    this.add(this.#target ?? this.free ?? "sketch", files);
   }
 
   #show(name) {
     const slot = this.#slots.get(name);
-    const image = slot.querySelector("img");
-    const file = this.#files.get(name);
-    if (image.src) URL.revokeObjectURL(image.src);
-    if (file) image.src = URL.createObjectURL(file);
-    else image.removeAttribute("src");
-    image.alt = file ? `${name}: ${file.name}` : "";
-    image.hidden = slot.querySelector(".remove").hidden = !file;
-    slot.classList.toggle("filled", Boolean(file));
-    this.#clearError(name);
-    this.#changed();
+    const files = this.files(name);
+    slot.list.replaceChildren(...files.map((file) => this.#makeChosen(name, file)));
+    slot.list.dataset.count = Math.min(files.length, 5);
+    slot.element.classList.toggle("filled", files.length > 0);
+    clearError(slot);
+    this.#changed(name);
   }
+
+  #makeChosen(name, file) {
+    const item = document.createElement("li");
+    const image = document.createElement("img");
+    const button = document.createElement("button");
+    image.src = urlOf(file);
+    image.alt = file.name;
+    button.type = "button";
+    button.className = "remove";
+    button.append("×");
+    label(button, "remove.input", { name: file.name });
+    button.addEventListener("click", () => {
+      this.set(
+        name,
+        this.files(name).filter((other) => other !== file),
+      );
+      this.#slots.get(name).input.focus();
+    });
+    item.append(image, button);
+    return item;
+  }
+}
+
+function clearError(slot) {
+  slot.element.classList.remove("wrong");
+  hush(slot.error);
 }
