@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 # Two test files at a time, the longest first: many tests wait for processes to start.
 BY_FILE := -n 2 --dist loadfile --no-loadscope-reorder
-LONGEST := tests/ray/test_train.py tests/e2e/test_demo.py
+LONGEST := tests/ray/test_train.py tests/ray/test_train_faults.py tests/e2e/test_demo.py
 OTHERS := $(filter-out $(LONGEST) tests/unit/% tests/architecture/%,$(wildcard tests/*/test_*.py))
 
 # Two torch threads collapse by 40x and more when another process uses a core.
@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export RAY_TRAIN_HEALTH_CHECK_INTERVAL_S ?= 0.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lint types imports unit bench bench-gpu fuzz clean
+.PHONY: help setup demo test check format lint types imports unit bench bench-gpu fuzz load-test faults clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
@@ -42,7 +42,7 @@ demo: setup ## the main job on the built-in data (EXIT=1 ends afterwards, FROM_S
 
 test: setup ## everything that CI runs
 	@$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest $(BY_FILE) $(LONGEST) $(OTHERS)
+	$(BIN)/python -m pytest $(BY_FILE) -m "not long" $(LONGEST) $(OTHERS)
 
 check: setup format lint types imports unit ## format, lint, types, imports, unit tests
 
@@ -70,6 +70,12 @@ bench: setup ## speed of what the method saves, as ratios of CPU time
 fuzz: setup ## 10 000 damaged pictures against the endpoint
 	NURIE_MUTATIONS=10000 $(BIN)/python -m pytest -s --timeout 1800 \
 	  tests/serve/test_hostile.py -k damaged
+
+faults: setup ## faults of training, ten times where they come at random (half an hour)
+	NURIE_REPEATS=10 $(BIN)/python -m pytest -q -m fault --junitxml faults.xml; $(BIN)/python -m benchmarks.faults faults.xml
+
+load-test: setup ## loads and faults against a real application on this machine, nine minutes
+	$(BIN)/python -m benchmarks.load
 
 clean: ## remove what the demo and training made (data, runs, MLflow store)
 	rm -rf data runs .demo mlruns mlartifacts mlflow.db

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Callable, Iterable
 
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -13,23 +15,34 @@ from benchmarks import dual_branch, feed, gram, inference, loop, reading, saving
 from benchmarks.measure import Row
 from benchmarks.sizes import Problem
 
+PARTS: dict[str, Callable[[Problem], Iterable[Row]]] = {
+    "dual_branch": dual_branch.run,
+    "inference": lambda problem: [inference.run(problem)],
+    "savings": savings.run,
+    "gram": gram.run,
+    "reading": lambda _: reading.run(),
+    "feed": lambda _: feed.run(),
+    "loop": lambda _: loop.run(),
+    "scoring": lambda _: [scoring.run()],
+}
+
 
 def main() -> int:
-    """Run all and print ratios of CPU time."""
+    """Run all, or those that the command line names, and print ratios of CPU time."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    names = parser.parse_args().parts or list(PARTS)
+    if unknown := [name for name in names if name not in PARTS]:
+        parser.error(f"there is no {unknown[0]!r}; there are {', '.join(PARTS)}")
     torch.set_num_threads(1)
     diffusers_logging.set_verbosity_error()
     console = Console()
-    with console.status("measuring"):
-        problem = Problem()
-        rows = [*dual_branch.run(problem), inference.run(problem)]
-        rows += [
-            *savings.run(problem),
-            *gram.run(problem),
-            *reading.run(),
-            *feed.run(),
-            *loop.run(),
-            scoring.run(),
-        ]
+    problem = Problem()
+    rows: list[Row] = []
+    with console.status("") as status:
+        for name in names:
+            status.update(f"measuring {name}")
+            rows += PARTS[name](problem)
     return show(rows, "CPU s", console)
 
 

@@ -131,8 +131,9 @@ def as_published(problem: Problem) -> tuple[Loss, nn.Module]:
     same = problem.denoiser()
     with torch.device(problem.device):
         stock = UNet2DConditionModel.from_config(same.config)
+    assert isinstance(stock, UNet2DConditionModel)
     stock.load_state_dict(same.state_dict())
-    stock = stock.to(dtype=problem.dtype).train()
+    problem.placed(stock).train()
     stock.enable_gradient_checkpointing()
     encoder = problem.sketch_encoder()
     latents, timesteps, sketch = problem.latents(), problem.timesteps(), problem.sketch()
@@ -146,7 +147,11 @@ def as_published(problem: Problem) -> tuple[Loss, nn.Module]:
         blocks[number - 1].register_forward_hook(keep)
 
     features: list[torch.Tensor] = []
-    stock.conv_in.register_forward_hook(lambda _, __, output: output + features[0])
+
+    def add_first(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+        return output + features[0]
+
+    stock.conv_in.register_forward_hook(add_first)
     for level, block in enumerate(stock.down_blocks, start=1):
 
         def add(_: nn.Module, __: object, output: tuple, level: int = level) -> tuple:

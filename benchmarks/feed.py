@@ -1,7 +1,8 @@
-"""What Ray Data costs: the feed of a training worker against the same work in one process."""
+"""What Ray Data costs: a feed against the same work in one process, and what a run waits for it."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -21,8 +22,9 @@ from benchmarks.measure import Row
 from nurie.config.data import ReadConfig
 from nurie.config.loader import load_config
 from nurie.config.model import ModelConfig
-from nurie.config.train import BackboneStage
+from nurie.config.train import BackboneStage, TrackingConfig, TrainConfig
 from nurie.data.manifest import read_manifest
+from nurie.tracking.outbox import METRICS_FILE
 from nurie_pipelines.cluster import connect
 from nurie_pipelines.data.ingest import (
     OBJECT_STORE_BYTES,
@@ -31,22 +33,57 @@ from nurie_pipelines.data.ingest import (
     training_dataset,
 )
 from nurie_pipelines.data.load import Loader
+from nurie_pipelines.train.run import train
 
 COMPONENTS = Path("assets/nano")
 BATCH = 16
+STEPS = 20
 
 
 def run(samples: int = 1024) -> Iterator[Row]:
     """Measure a feed of ``nano``, and the build of its data with one core and with two."""
     folder = Path(tempfile.mkdtemp(prefix="nurie-bench-"))
     try:
-        seconds = [_build(folder, cores) for cores in (2, 1)]
-        yield Row("build with 2 cores | with 1 (wall time)", *seconds, 1.2, _same(folder))
+        two, one = (_build(folder, cores) for cores in (2, 1))
+        yield Row("build with 2 cores | with 1 (wall time)", two, one, 1.2, _same(folder))
         connect(2)
         yield _overhead(folder / "2", samples)
+        yield _waiting(folder)
     finally:
         ray.shutdown()
         shutil.rmtree(folder)
+
+
+def _waiting(folder: Path) -> Row:
+    """A short real run of ``nano`` on Ray Train: how long do its steps wait for batches?"""
+    config = load_config("configs/train/nano.yaml")
+    assert isinstance(config, TrainConfig)
+    changes = {
+        "stages": (config.stages[0].model_copy(update={"steps": STEPS}),),
+        "data": ReadConfig(shards=folder / "2"),
+        "output": folder / "run",
+        "tracking": TrackingConfig(
+            uri=f"sqlite:///{folder}/mlflow.db", log_every=1, validation_samples=0
+        ),
+        "checkpoint_every": STEPS,
+        "sample_every": 2 * STEPS,
+    }
+    config = config.model_copy(update=changes)
+    train(config)
+    seconds = waited = 0.0
+    for line in (config.output / "backbone" / METRICS_FILE).read_text().splitlines():
+        found = json.loads(line)["metrics"]
+        if "perf/data_wait_percent" in found:
+            step = config.stages[0].batch_size / found["perf/samples_per_second"]
+            seconds += step
+            waited += step * found["perf/data_wait_percent"] / 100
+    return Row(
+        "steps of a nano run | without their waiting for data (wall time)",
+        seconds,
+        seconds - waited,
+        0.95,
+        f"{100 * waited / seconds:.1f} % waiting",
+    )
 
 
 def _build(folder: Path, cores: int) -> float:

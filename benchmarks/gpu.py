@@ -16,7 +16,6 @@ from diffusers import AutoencoderKL
 from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from benchmarks import dual_branch, gram, inference
 from benchmarks.__main__ import show
@@ -25,6 +24,8 @@ from benchmarks.sizes import SMALL, Problem
 from nurie.config.loader import load_config
 from nurie.config.model import ModelConfig
 from nurie.models.autoencoder import build_vae, decode_latents
+from nurie.models.sketch_encoder import SketchEncoder
+from nurie.models.unet import ColorizationUNet
 from nurie.training.gram import gram_loss
 
 STEPS = (20, 28)
@@ -98,22 +99,26 @@ def _denoising(problem: Problem, rounds: int) -> Iterator[Figure]:
         if compiled:
             unet.compile_repeated_blocks(fullgraph=True)
         word = "compiled" if compiled else "eager"
-        step = _pictures(problem, nn.ModuleList([unet, encoder]), vae, 1)
+        step = _pictures(problem, unet, encoder, vae, 1)
         yield Figure(f"one step, {word}", 1000 * seconds_of(step, rounds, problem.device), "ms")
         for steps in STEPS:
-            work = _pictures(problem, nn.ModuleList([unet, encoder]), vae, steps)
+            work = _pictures(problem, unet, encoder, vae, steps)
             seconds = seconds_of(work, rounds, problem.device)
             yield Figure(f"{steps} steps with decoding, {word}", seconds, "s")
         for batch in BATCHES:
             many = replace(problem, batch=batch)
-            work = _pictures(many, nn.ModuleList([unet, encoder]), vae, STEPS[0])
+            work = _pictures(many, unet, encoder, vae, STEPS[0])
             seconds = seconds_of(work, max(1, rounds // 2), problem.device)
             yield Figure(f"batch {batch}, {STEPS[0]} steps, {word}", batch / seconds, "pictures/s")
 
 
-def _pictures(problem: Problem, parts: nn.ModuleList, vae: AutoencoderKL, steps: int) -> Work:
-    unet, encoder = parts
-
+def _pictures(
+    problem: Problem,
+    unet: ColorizationUNet,
+    encoder: SketchEncoder,
+    vae: AutoencoderKL,
+    steps: int,
+) -> Work:
     @torch.no_grad()
     def work() -> None:
         predict = inference.guided(problem, unet, encoder(problem.sketch()))
@@ -181,7 +186,7 @@ def _gram_share(problem: Problem, rounds: int) -> Iterator[Figure]:
 
 def _vae(problem: Problem) -> AutoencoderKL:
     with torch.device(problem.device):
-        return build_vae(problem.config.vae).to(dtype=problem.dtype).eval()
+        return problem.placed(build_vae(problem.config.vae)).eval()
 
 
 def _free(problem: Problem) -> None:

@@ -55,7 +55,7 @@ def denoise(problem: Problem, steps: int, predict: Predict) -> torch.Tensor:
     for timestep in scheduler.timesteps:
         with_reference, without = predict(latents, timestep).chunk(2)
         prediction = without + GUIDANCE * (with_reference - without)
-        latents = scheduler.step(prediction, timestep, latents).prev_sample
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
     return latents
 
 
@@ -71,11 +71,11 @@ def controlnet_with_ip_adapter(problem: Problem, unet: ColorizationUNet) -> Pred
     """What diffusers' SDXL ControlNet pipeline computes in a step, with an IP-Adapter loaded."""
     with torch.device(problem.device):
         stock = UNet2DConditionModel.from_config(unet.config)
+        assert isinstance(stock, UNet2DConditionModel)
         control = ControlNetModel.from_unet(stock).eval()
     stock.encoder_hid_proj = None
     stock._load_ip_adapter_weights([_ip_adapter(stock)])
-    stock = stock.to(problem.device, problem.dtype).eval()
-    control = control.to(problem.device, problem.dtype)
+    stock, control = problem.placed(stock).eval(), problem.placed(control)
     rows, width = 2 * problem.batch, problem.config.unet.cross_attention_dim
     text = problem.normal(rows, 77, width, seed=7)
     picture = problem.normal(rows, 1, 1, width, seed=8)[:, 0]
@@ -101,7 +101,7 @@ def controlnet_with_ip_adapter(problem: Problem, unet: ColorizationUNet) -> Pred
 
 def _ip_adapter(unet: UNet2DConditionModel) -> dict[str, dict[str, torch.Tensor]]:
     """Random weights in the form of a published IP-Adapter (4 image tokens)."""
-    width = unet.config.cross_attention_dim
+    width = unet.config["cross_attention_dim"]
     layers: dict[str, torch.Tensor] = {}
     number = 1
     for name, module in unet.named_modules():

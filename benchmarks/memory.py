@@ -9,21 +9,16 @@ interpreter are not in it. A GPU's allocator counts the same tensors.
 from __future__ import annotations
 
 import gc
-import json
-import os
-import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from benchmarks.workers import on_workers
 from nurie.config.loader import load_config
 from nurie.config.model import ModelConfig
 from nurie.config.train import EngineConfig, Stage, TrainConfig
@@ -90,10 +85,7 @@ def compare_stages(preset: str, precision: str = "fp32") -> list[Comparison]:
 def compare_engines(preset: str, zero_stages: Sequence[int]) -> list[Comparison]:
     """The first stage on two workers of DeepSpeed; its bucket, always the same, is left out."""
     runs = [example_run(preset, 2, {"zero_stage": zero}) for zero in zero_stages]
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "measured.json"
-        torch.multiprocessing.spawn(_worker, (runs, _free_port(), result), nprocs=2)
-        measured = json.loads(result.read_text())
+    measured = on_workers(_measure_first_stages, 2, runs)
     comparisons = []
     for run, peak in zip(runs, measured, strict=True):
         zero = run.engine.zero_stage
@@ -113,15 +105,8 @@ def _planned(run: TrainConfig, settings: Stage) -> int:
     return holdings(size, settings, way).total(trace, accumulation=1)
 
 
-def _worker(rank: int, runs: list[TrainConfig], port: int, result: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ.update({"DS_ACCELERATOR": "cpu", "LOCAL_RANK": str(rank)})
-    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    peaks = [_measure(run, run.stages[0]) for run in runs]
-    if rank == 0:
-        result.write_text(json.dumps(peaks))
-    dist.barrier()
+def _measure_first_stages(runs: Sequence[TrainConfig]) -> list[int]:
+    return [_measure(run, run.stages[0]) for run in runs]
 
 
 def _measure(run: TrainConfig, settings: Stage) -> int:
@@ -132,7 +117,11 @@ def _measure(run: TrainConfig, settings: Stage) -> int:
     assert recorded.profiler is not None and recorded.profiler.kineto_results is not None
     events = recorded.profiler.kineto_results.events()
     start = min(event.start_ns() for event in events if event.name() == "step")
-    changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
+    changes = [
+        (event.start_ns(), event.nbytes())  # pyright: ignore[reportAttributeAccessIssue]
+        for event in events
+        if event.name() == "[memory]"
+    ]
     live = peak = 0
     for time, change in sorted(changes):
         live += change
@@ -154,12 +143,6 @@ def _two_steps(run: TrainConfig, settings: Stage) -> None:
             engine.backward(engine.forward(batch, step, rows).total)
             engine.update()
             ema.update(((f.name, f.values) for f in engine.fragments()), step)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def main() -> int:

@@ -12,15 +12,16 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import torch
-import webdataset
 from PIL import Image
+from webdataset.compat import WebDataset
 
 from benchmarks.measure import Row, compare
 from nurie.data.assets import find_assets
@@ -97,8 +98,8 @@ def from_zips(folder: Path, samples: int) -> Iterator[tuple[int, Triple]]:
 
 def from_tar(folder: Path) -> Iterator[tuple[int, Triple]]:
     """The tar from front to back, decoded by WebDataset with Pillow."""
-    data = webdataset.WebDataset(str(folder / "all.tar"), shardshuffle=False).decode("pil")
-    for sample in data:
+    data = WebDataset(str(folder / "all.tar"), shardshuffle=False).decode("pil")
+    for sample in cast("Iterable[dict]", data):
         picture = _floats(np.asarray(sample["color.png"].convert("RGB")))
         sketch = _floats(np.asarray(sample["sketch.png"].convert("L")))
         yield int(sample["__key__"]), (picture, sketch, picture.clone())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from nurie.config.model import (
     ModelConfig,
@@ -16,6 +18,8 @@ from nurie.config.model import (
 from nurie.models.conditioning import Conditioning
 from nurie.models.sketch_encoder import SketchEncoder
 from nurie.models.unet import ColorizationUNet
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 SMALL = ModelConfig(
     name="benchmark",
@@ -55,12 +59,16 @@ class Problem:
         values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         return values.to(self.device, self.dtype)
 
+    def placed(self, module: _Module) -> _Module:
+        """The module on the device, in the precision."""
+        return module.to(self.device, self.dtype)
+
     def denoiser(self) -> ColorizationUNet:
         """A randomly initialised denoiser."""
         torch.manual_seed(0)
         with torch.device(self.device):
             unet = ColorizationUNet.build(self.config.unet, self.config.vae.latent_channels)
-        return unet.to(dtype=self.dtype)
+        return self.placed(unet)
 
     def sketch_encoder(self) -> SketchEncoder:
         """A randomly initialised sketch encoder."""
@@ -70,7 +78,7 @@ class Problem:
             for parameter in encoder.parameters():
                 if not parameter.any():  # its last layers start at zero, which compares nothing
                     torch.nn.init.normal_(parameter, std=0.02)
-        return encoder.to(dtype=self.dtype)
+        return self.placed(encoder)
 
     def latents(self) -> torch.Tensor:
         """Noisy latents of the batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,16 @@ from benchmarks.dual_branch import shared_branches
 from benchmarks.sizes import Problem
 from nurie.config.loader import load_config
 from nurie.config.model import ModelConfig
+from nurie.config.train import EngineConfig
 from nurie.inference.pipeline import ColorizationPipeline
+from tests.ray.test_engines import Trainer, settings
 from tests.tiny import CONFIGS, randomise, tiny_components, tiny_model
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
+DEVICE = "cuda"
 
 
 @pytest.fixture
@@ -82,6 +86,37 @@ def test_gradients_under_autocast_point_the_same_way() -> None:
         found = [p.grad.flatten() for p in unet.parameters() if p.grad is not None]
         gradients.append(torch.cat(found))
     assert torch.cosine_similarity(*gradients, dim=0).item() > 0.99
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"compile": True},
+        {"channels_last": True},
+        {"gradient_checkpointing": True, "compile": True},
+    ],
+    ids=str,
+)
+def test_engine_options_take_the_same_steps(options: dict[str, Any]) -> None:
+    plain, other = (
+        Trainer(EngineConfig(kind="torch", use_gpu=True, **each), settings(), 1, DEVICE)
+        for each in ({}, options)
+    )
+    expected, got = ([each.step() for _ in range(12)] for each in (plain, other))
+    assert got[-1][1], "a step is taken"
+    # fp16 looks for its scale by steps that it skips.
+    compared = 1 if options.get("precision") == "fp16" else 12
+    losses = [[loss for loss, _ in each[:compared]] for each in (expected, got)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05 if "precision" in options else 1e-3)
+
+
+def test_adamw_in_8_bit_learns() -> None:
+    pytest.importorskip("bitsandbytes")
+    trainer = Trainer(EngineConfig(kind="torch", use_gpu=True), settings("adamw_8bit"), 1, DEVICE)
+    losses = [trainer.step()[0] for _ in range(20)]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.slow

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 
+from benchmarks.workers import on_workers
 from nurie.checkpoints.sharded import WEIGHT
 from nurie.config.train import BackboneStage, EngineConfig, GramConfig, OptimizerConfig
+from nurie.training.batch import TrainBatch
 from nurie.training.draws import row_generators
 from nurie.training.ema import Ema
 from nurie_pipelines.train.checkpoints import CheckpointStore, StageState, open_checkpoint
@@ -52,9 +51,14 @@ def settings(kind: str = "adamw", accumulation: int = 1) -> BackboneStage:
 class Trainer:
     """A stage on an engine, stepping over one fixed batch."""
 
-    def __init__(self, config: EngineConfig, stage: BackboneStage, world: int) -> None:
-        module, self.batch = stage_and_batch(stage)
-        self.engine: Engine = build_engine(module, config, world)
+    def __init__(
+        self, config: EngineConfig, stage: BackboneStage, world: int, device: str = "cpu"
+    ) -> None:
+        module, batch = stage_and_batch(stage)
+        self.batch = TrainBatch(
+            **{k: None if v is None else v.to(device) for k, v in vars(batch).items()}
+        )
+        self.engine: Engine = build_engine(module.to(device), config, world)
         self.rank, self.world = (dist.get_rank() if dist.is_initialized() else 0), world
         self.ema = Ema(((f.name, f.values) for f in self.engine.fragments()), 0.9)
         self.accumulation = stage.gradient_accumulation_steps
@@ -90,36 +94,7 @@ class Trainer:
         return total
 
 
-def _worker(rank: int, world: int, port: int, body: Callable[..., Any], folder: Path) -> None:
-    os.environ.update(
-        DS_ACCELERATOR="cpu",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        RANK=str(rank),
-        WORLD_SIZE=str(world),
-        LOCAL_RANK=str(rank),
-    )
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    result = body(folder)
-    if rank == 0:
-        torch.save(result, folder / "result.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def on_workers(body: Callable[[Path], Any], folder: Path, world: int = WORLD) -> Any:
-    """Runs a function on workers of their own, as torchrun would; rank 0's result."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_worker, (world, port, body, folder), nprocs=world)  # type: ignore[attr-defined]
-    return torch.load(folder / "result.pt", weights_only=False)
-
-
-def _losses_of_all(folder: Path) -> dict[str, Any]:
+def _losses_of_all() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, config in ENGINES.items():
         trainer = Trainer(config, settings(), WORLD)
@@ -143,8 +118,8 @@ def _losses_of_all(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return on_workers(_losses_of_all, tmp_path_factory.mktemp("engines"))
+def found() -> dict[str, Any]:
+    return on_workers(_losses_of_all, WORLD)
 
 
 @pytest.mark.parametrize("name", list(ENGINES))
@@ -161,6 +136,7 @@ def test_accumulated_steps_are_the_same(found: dict[str, Any]) -> None:
     assert found["zero-3 accumulated"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", ["torch", "zero-1", "zero-2", "zero-3", "zero-2 bf16"])
 def test_a_loss_that_is_not_finite_changes_nothing(found: dict[str, Any], name: str) -> None:
     taken, same, later_changed, later_taken = found[f"{name} skips"]
@@ -188,9 +164,10 @@ def _save_everywhere(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.fault
 def test_state_fits_every_engine_and_number_of_workers(tmp_path: Path) -> None:
     """Bit by bit on the same engine; within rounding on another one, or alone."""
-    found = on_workers(_save_everywhere, tmp_path)
+    found = on_workers(_save_everywhere, WORLD, tmp_path)
     for name in ("torch", "zero-2", "zero-3", "muon"):
         assert found[f"{name} again"] == found[name]
         assert found[f"{name} equal"]

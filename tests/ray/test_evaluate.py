@@ -31,10 +31,12 @@ from nurie.data.shards import ShardReader
 from nurie.evaluation.pairs import choose_pairs
 from nurie.evaluation.tasks import ShardSource, Task, swap_tasks
 from nurie.tracking.mlflow_tracker import connect
-from nurie_pipelines.evaluate.ablate import plan_runs, report_ablations
+from nurie_pipelines.evaluate.ablation_report import report_ablations
+from nurie_pipelines.evaluate.ablation_runs import plan_runs
 from nurie_pipelines.evaluate.actor import Colorize, Score
 from nurie_pipelines.evaluate.outputs import FILES
 from nurie_pipelines.evaluate.store import ResultStore
+from tests.tiny_controlnet import tiny_controlnet
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
@@ -92,6 +94,7 @@ def shards(ray_session, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def config(model: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluateConfig:
     output = tmp_path_factory.mktemp("evaluation")
+    controlnet = tiny_controlnet(tmp_path_factory.mktemp("controlnet"), is_xl=False)
     return EvaluateConfig(
         model=str(model),
         shards=shards,
@@ -102,6 +105,7 @@ def config(model: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) 
         sheet_rows=3,
         networks=NetworksConfig(encoder=EncoderConfig(path=model / "image_encoder")),
         peers=("mean_colour",),
+        controlnet=controlnet,
         disentanglement=DisentanglementConfig(num_sketches=2, num_references=2),
         gram_maps=GramMapsConfig(num_sketches=1),
         tracking=MlflowConfig(uri=f"sqlite:///{output}/mlflow.db", experiment="test"),
@@ -135,8 +139,8 @@ def test_report_covers_every_protocol(config: EvaluateConfig, report: dict) -> N
 
 def test_rows_and_sheet_show_each_pair(config: EvaluateConfig, report: dict) -> None:
     every = pq.read_table(config.output / "per_sample.parquet").to_pylist()
-    # 3 protocols of 5 samples and 2 sets of swaps, by the model and by one peer.
-    assert len(every) == 2 * (15 + 2)
+    # 3 protocols of 5 samples and 2 sets of swaps, by the model and by two peers.
+    assert len(every) == 3 * (15 + 2)
     rows = [row for row in every if row["system"] == "model" and row["protocol"] != "swaps"]
     assert sum(row["psnr"] for row in rows[::3]) / 5 == pytest.approx(
         report["protocols"]["own"]["psnr"]["mean"]
@@ -163,9 +167,10 @@ def test_mlflow_has_the_run(config: EvaluateConfig, report: dict) -> None:
 
 
 def test_peers_and_disentanglement_stand_beside_the_model(report: dict) -> None:
-    assert list(report["peers"]) == ["mean_colour"]
+    assert list(report["peers"]) == ["mean_colour", "controlnet_ip_adapter"]
     assert list(report["peers"]["mean_colour"]) == ["own", "same_palette", "wrong"]
-    assert list(report["disentanglement"]) == ["model", "mean_colour"]
+    assert list(report["disentanglement"]) == ["model", *report["peers"]]
+    assert len(report["networks"]["controlnet_ip_adapter"]) == 64
     swaps = report["disentanglement"]
     for metrics in swaps.values():
         assert metrics["disentanglement"]["n"] == 2
@@ -181,8 +186,13 @@ def test_the_page_is_self_contained(config: EvaluateConfig, report: dict) -> Non
     for title in ("By reference", "Disentanglement", "Gram heat maps", "Best, median and worst"):
         assert title in page
     assert page.count("data:image/webp") > 40
-    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "<script" not in page
+    galleries = [part for part in page.split("<h2 ") if "Worst by" in part or "worst, ref" in part]
+    assert len(galleries) > 5
+    for gallery in galleries:
+        labels = re.findall(r"<img[^>]*>([a-z]+)</div>", gallery)
+        assert labels == ["sketch", "reference", "result", "truth"] * gallery.count("<figure>")
 
 
 def test_a_finished_evaluation_makes_nothing_anew(
@@ -264,36 +274,60 @@ def test_ablations_compare_variants_by_picture(
     assert runs[0].data.metrics["less/own/psnr"] == pytest.approx(found["less"]["mean"])
 
 
-def test_pictures_made_elsewhere_are_measured_alike(
-    config: EvaluateConfig, report: dict, tmp_path: Path
-) -> None:
-    """The model's own pictures, given as files with a manifest, get the numbers they had."""
-    from nurie_pipelines.evaluate.run import evaluate_results
-
+@pytest.fixture
+def theirs(config: EvaluateConfig, report: dict, tmp_path: Path) -> Path:
+    """The pictures of two systems, as files with a manifest."""
     folder, store, source = (
         tmp_path / "theirs",
         ResultStore(config.output),
         ShardSource(config.shards),
     )
     folder.mkdir()
-    rows = [row for row in store.rows() if row["task"].protocol == "own"][:2]
     lines = []
-    for row in rows:
+    own = {row["key"]: row for row in store.rows() if row["task"].protocol == "own"}
+    for row in [own[key] for key in sorted(own)[-8:]]:
         order = source.orders(row["task"])[0]
-        name = row["task"].sample_id
+        system, sample = row["task"].system, row["task"].sample_id
+        name = f"{sample}-{system}"
         (folder / f"{name}-result.png").write_bytes(store.pictures([row["key"]])[row["key"]][0])
-        Image.fromarray(order.sample.sketch).save(folder / f"{name}-sketch.png")
-        Image.fromarray(order.reference.image).save(folder / f"{name}.png")
-        files = f"{name}-sketch.png,{name}.png,{name}-result.png,{name}.png"
-        lines.append(f"{files},own,{row['task'].system},{name}-{row['task'].system}")
+        Image.fromarray(order.sample.sketch).save(folder / f"{sample}-sketch.png")
+        Image.fromarray(order.reference.image).save(folder / f"{sample}.png")
+        files = f"{sample}-sketch.png,{sample}.png,{name}-result.png,{sample}.png"
+        lines.append(f"{files},own,{system},{name}")
     header = "sketch,reference,result,truth,protocol,system,id\n"
     (folder / "manifest.csv").write_text(header + "\n".join(lines) + "\n")
-    output = tmp_path / "measured"
-    results = ResultsConfig(results=folder, output=output, tracking=config.tracking)
+    return folder
+
+
+def test_pictures_made_elsewhere_are_measured_alike(
+    config: EvaluateConfig, theirs: Path, tmp_path: Path
+) -> None:
+    """The numbers they had, whatever the order of the manifest and the number of workers."""
+    from nurie_pipelines.evaluate.run import evaluate_results
+
+    results = ResultsConfig(
+        results=theirs,
+        output=tmp_path / "measured",
+        networks=config.networks,
+        tracking=config.tracking,
+        num_actors=3,
+    )
     found = evaluate_results(results)
-    assert found["num_samples"] == 2
+    assert found["num_samples"] == 8
     assert "metrics against the truth" not in found["skipped"]
-    measured = pq.read_table(output / "per_sample.parquet").to_pylist()
-    expected = sorted(row["metrics"]["psnr"] for row in rows)
-    assert sorted(row["psnr"] for row in measured) == pytest.approx(expected)
-    assert (output / "report.html").is_file()
+    measured = pq.read_table(results.output / "per_sample.parquet").to_pylist()
+    before = pq.read_table(config.output / "per_sample.parquet").to_pylist()
+    expected = {
+        f"{row['sample_id']}-{row['system']}": row for row in before if row["protocol"] == "own"
+    }
+    for row in measured:
+        had = expected[row["sample_id"]]
+        assert row["psnr"] == pytest.approx(had["psnr"])
+        assert row["reference_likeness"] == pytest.approx(had["reference_likeness"], abs=1e-5)
+    assert (results.output / "report.html").is_file()
+    header, *lines = (theirs / "manifest.csv").read_text().splitlines()
+    (theirs / "manifest.csv").write_text("\n".join([header, *lines[::-1]]) + "\n")
+    alone = {"output": tmp_path / "alone", "num_actors": 1}
+    again = evaluate_results(results.model_copy(update=alone))
+    for part in ("protocols", "peers"):
+        assert again[part] == found[part], "the same numbers, to the last digit"

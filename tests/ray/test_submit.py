@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nurie_pipelines.jobs import submit as submission
 from nurie_pipelines.jobs.connection import SubmitError, connect_client, job_api_address
+from tests.ray.clusters import (
+    ROOT,
+    Head,
+    end_family,
+    head_node,
+    node,
+    run_on,
+    start_on,
+    wait_for_nodes,
+)
 
 # A head on a busy machine takes minutes to start, and may have to be started again.
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
-ROOT = Path(__file__).parents[2]
-TOKEN = "test-token-" + "0" * 32
-PORTS = ("port", "dashboard-port", "ray-client-server-port", "metrics-export-port",
-         "dashboard-agent-listen-port", "runtime-env-agent-port")  # fmt: skip
-
 FAKE_MAIN = """
 import json, os, sys
 from pathlib import Path
@@ -52,96 +55,10 @@ sys.exit(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
 """
 
 
-@dataclass(frozen=True)
-class Head:
-    """A running head: where its job API is, where drivers join, and the token."""
-
-    address: str
-    gcs_address: str
-    token_path: Path
-
-
 @pytest.fixture(scope="module")
-def head(tmp_path_factory) -> Iterator[Head]:
-    folder = Path(f"/tmp/nurie-head-{uuid.uuid4().hex[:8]}")  # short, for socket paths
-    folder.mkdir(mode=0o700)
-    (folder / "token").write_text(TOKEN)
-    log = tmp_path_factory.mktemp("head") / "head.log"
-    try:
-        # `ray start --block` ends when one of its helpers is not up within 30 s, which happens
-        # where many processes share two cores.
-        for _ in range(3):
-            ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-            process = start_head(folder, ports, log)
-            try:
-                if is_up(ports, process):
-                    address = f"http://127.0.0.1:{ports['dashboard-port']}"
-                    yield Head(address, f"127.0.0.1:{ports['port']}", folder / "token")
-                    return
-            finally:
-                end_family(process)
-        pytest.fail(f"the head did not come up:\n{log.read_text()}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def start_head(folder: Path, ports: dict[str, int], log: Path) -> subprocess.Popen[bytes]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.Popen(
-        [ROOT / "infra/ray/start-head.sh", "--num-cpus=2", "--object-store-memory=100000000",
-         f"--temp-dir={folder}/ray", *(f"--{name}={port}" for name, port in ports.items())],
-        env=clean | {
-            "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        },
-        stdout=log.open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )  # fmt: skip
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def is_up(ports: dict[str, int], process: subprocess.Popen[bytes]) -> bool:
-    """Wait until the job API and the last of the helpers answer, or the head ends."""
-    import requests
-
-    address = f"http://127.0.0.1:{ports['dashboard-port']}/api/jobs/"
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    for _ in range(240):
-        if process.poll() is not None:
-            return False
-        try:
-            requests.get(address, headers=headers, timeout=5).raise_for_status()
-            socket.create_connection(("127.0.0.1", ports["ray-client-server-port"]), 5).close()
-        except OSError:
-            time.sleep(0.5)
-        else:
-            return True
-    return False
-
-
-def end_family(process: subprocess.Popen[bytes]) -> None:
-    """End the head and what it started, by their ids."""
-    import psutil
-
-    family = [process.pid]
-    if psutil.pid_exists(process.pid):
-        family += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
-    for pid in family:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    process.wait(timeout=20)
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    with head_node(tmp_path_factory.mktemp("head") / "head.log") as running:
+        yield running
 
 
 @pytest.fixture
@@ -224,6 +141,7 @@ def test_runs_in_the_uploaded_copy_elsewhere(with_token, fake_cli, project, monk
     assert 'sees ["configs/a.yaml", "sketch.png"]' in out  # no data, no .env
 
 
+@pytest.mark.fault
 def test_folder_of_the_cluster_and_a_name(with_token, fake_cli, project, tmp_path, capfd):
     there = tmp_path / "shared disk"
     there.mkdir()
@@ -307,26 +225,6 @@ print(json.dumps([len(nodes), len(used)]))
 """
 
 
-def run_on(head: Head, code: str, *arguments: str) -> str:
-    """Output of a driver that joins the head from outside."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env=joining(head) | {"RAY_ADDRESS": head.gcs_address},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def joining(head: Head) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return clean | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(head.token_path)}
-
-
 def test_driver_joins_with_the_token(head):
     code = "from nurie_pipelines.cluster import connect; connect(); import ray; print(ray.nodes())"
     assert "'Alive': True" in run_on(head, code)
@@ -334,29 +232,79 @@ def test_driver_joins_with_the_token(head):
 
 def test_a_second_node_changes_no_byte_of_a_build(head, tmp_path):
     assert json.loads(run_on(head, BUILD, str(tmp_path / "one")).splitlines()[-1]) == [1, 1]
-    node = subprocess.Popen(
-        [Path(sys.executable).with_name("ray"), "start", f"--address={head.gcs_address}",
-         "--num-cpus=2", "--object-store-memory=100000000", "--block"],
-        env=joining(head),
-        stdout=(tmp_path / "node.log").open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
+    with node(head, tmp_path / "node.log"):
         wait_for_nodes(head, 2)
         assert json.loads(run_on(head, BUILD, str(tmp_path / "two")).splitlines()[-1]) == [2, 2]
-    finally:
-        end_family(node)
     one, two = ((tmp_path / name / "manifest.json").read_bytes() for name in ("one", "two"))
     assert one == two
 
 
-def wait_for_nodes(head: Head, count: int) -> None:
-    code = (
-        "from nurie_pipelines.cluster import connect; connect(); import ray, time\n"
-        f"while sum(node['Alive'] for node in ray.nodes()) < {count}: time.sleep(0.5)"
-    )
-    run_on(head, code)
+PREPARE = """
+import sys
+from pathlib import Path
+from nurie.config.data import CharactersSource, DataConfig
+from nurie_pipelines.data.build import build_dataset
+from tests.tiny import tiny_components
+folder = Path(sys.argv[1])
+tiny_components(folder / "components")
+source = CharactersSource(palettes_per_character=2, max_characters=12)
+build_dataset(DataConfig(name="t", source=source, output=folder / "shards", image_size=64))
+"""
+
+TRAIN = """
+import json, sys, ray
+from pathlib import Path
+from ray.util.state import list_actors
+from nurie.config.data import ReadConfig
+from nurie.config.train import BackboneStage, EngineConfig, TrackingConfig, TrainConfig
+from nurie_pipelines.train.run import train
+from tests.tiny import tiny_config
+folder = Path(sys.argv[1])
+engine = EngineConfig(num_workers=2, min_workers=1, worker_resources={"trainer": 1})
+train(TrainConfig(
+    name="t", model=tiny_config(), components=folder / "components", output=folder / "run",
+    data=ReadConfig(shards=folder / "shards", encoder_resources={"encoder": 0.1}),
+    stages=(BackboneStage(steps=8, batch_size=4),), engine=engine,
+    tracking=TrackingConfig(uri=f"sqlite:///{folder}/t.db", validation_samples=0),
+    checkpoint_every=2, keep_checkpoints=4, sample_every=100))
+# A dead node has no resources any more.
+where = {node["NodeID"]: "trainer" in node["Resources"] for node in ray.nodes() if node["Alive"]}
+actors = [actor for actor in list_actors(limit=1000, detail=True) if actor.node_id in where]
+print(json.dumps({kind: sorted({where[a.node_id] for a in actors if kind in a.class_name})
+                  for kind in ("RayTrainWorker", "LoadAndEncode")}))
+"""
+
+
+@pytest.mark.fault
+@pytest.mark.long
+def test_a_lost_node_costs_a_worker_and_labels_place_the_others(head, tmp_path):
+    """Training goes on with the workers that are left; encoders run on other nodes than it."""
+    run_on(head, PREPARE, str(tmp_path))
+    label = '--resources={"trainer": 1}'
+    stage = tmp_path / "run" / "backbone"
+    with node(head, tmp_path / "one.log", label) as one:
+        wait_for_nodes(head, 2)  # two that start at once may choose the same ports
+        with node(head, tmp_path / "other.log", label) as other:
+            wait_for_nodes(head, 3)
+            with start_on(head, TRAIN, str(tmp_path)) as driver:
+                while not (stage / "checkpoints" / "step-000002").exists():
+                    assert driver.poll() is None, driver.communicate()
+                    time.sleep(0.2)
+                # Ray may have started the run with one worker: what data jobs have asked for in
+                # the minute before is not free for it.
+                end_family(one if trains(one) else other)
+                out, error = driver.communicate(timeout=400)
+    assert driver.returncode == 0, error
+    state = json.loads((stage / "checkpoints" / "step-000008" / "state.json").read_text())
+    assert state["world_size"] == 1
+    assert (stage / "failures.jsonl").exists()
+    assert json.loads(out.splitlines()[-1]) == {"RayTrainWorker": [True], "LoadAndEncode": [False]}
+
+
+def trains(node: subprocess.Popen[bytes]) -> bool:
+    """Whether a training worker lives on a node."""
+    family = psutil.Process(node.pid).children(recursive=True)
+    return any("RayTrainWorker" in " ".join(process.cmdline()) for process in family)
 
 
 def test_head_refuses_to_start_without_a_token(tmp_path):

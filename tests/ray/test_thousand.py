@@ -99,6 +99,7 @@ def digests(manifest: Manifest) -> dict[str, str]:
     return {shard.file: shard.sha256 for shard in manifest.shards}
 
 
+@pytest.mark.fault
 def test_counts_reasons_and_digests(ray_session, collection, tmp_path) -> None:
     folder, reasons = collection
     first = build(folder, tmp_path / "first")

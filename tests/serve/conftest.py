@@ -47,7 +47,11 @@ class Painter:
     ):
         self.calls.append(
             SimpleNamespace(
-                sketch=sketch, seed=seed, num_inference_steps=num_inference_steps, **others
+                sketch=sketch,
+                reference=reference,
+                seed=seed,
+                num_inference_steps=num_inference_steps,
+                **others,
             )
         )
         if UNLUCKY in seed:
@@ -185,3 +189,36 @@ def client(config: ServeConfig, handle: Handle) -> Iterator[TestClient]:
 @pytest.fixture
 def files() -> dict[str, bytes]:
     return {"sketch": PNG, "reference": encode(Image.new("RGB", (48, 64), "orange"))}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window; it ends with the module, because it blocks asyncio's loops."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.serve.browser import ARGUMENTS, EXECUTABLE, NAMES
+
+    if EXECUTABLE is None:
+        pytest.skip(f"needs a browser: none of {', '.join(NAMES)} is on PATH")
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=EXECUTABLE, args=ARGUMENTS)
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An endpoint for the browser."""
+    from tests.serve.browser import Studio
+
+    studio = Studio(tmp_path_factory.mktemp("studio"))
+    studio.start()
+    yield studio
+    studio.close()
+
+
+@pytest.fixture
+def page(browser: Any, studio: Any) -> Iterator[Any]:
+    """The page, freshly opened by somebody who was never here."""
+    from tests.serve.browser import visit
+
+    with visit(browser, studio.address) as page:
+        yield page

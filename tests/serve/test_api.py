@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import io
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +21,10 @@ from starlette.routing import Mount, Route
 import nurie_serve
 from nurie.config.serve import AutoscalingConfig, ServeConfig
 from nurie.inference.controls import CONTROLS
+from nurie_serve.app import build
 from nurie_serve.colorizer import Colorizer
 from nurie_serve.ingress import create_api
+from nurie_serve.schema import SIDE_FIELDS
 from tests.serve.conftest import INFO, UNLUCKY, Painter
 from tests.serve.waiting import eventually
 
@@ -56,6 +61,32 @@ def test_params_object(client: TestClient, handle, files: dict) -> None:
     client.post("/v1/colorize", files=files, data={"params": params})
     assert handle.jobs[0].seed == [9]
     assert handle.jobs[0].num_inference_steps == 3
+
+
+def data_url(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def test_json_is_the_same_request_as_the_form(client: TestClient, handle, files: dict) -> None:
+    body = {name: data_url(data) for name, data in files.items()}
+    body |= {"seed": 9, "params": {"num_inference_steps": 3, "keep_size": False}}
+    response = client.post("/v1/colorize", json=body)
+    assert (response.status_code, response.headers["x-seed"]) == (200, "9")
+    assert (handle.jobs[0].num_inference_steps, handle.jobs[0].keep_size) == (3, False)
+    fields = {"seed": "9", "num_inference_steps": "3", "keep_size": "false", "preview_every": "2"}
+    key = {"Idempotency-Key": "k"}
+    job = client.post("/v1/jobs", json={**body, "preview_every": 2}, headers=key)
+    again = client.post("/v1/jobs", files=files, data=fields, headers=key)
+    assert job.json()["id"] == again.json()["id"]
+    other = client.post("/v1/jobs", json=body, headers=key)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+
+
+def test_json_with_uploads(client: TestClient, handle, files: dict) -> None:
+    upload = client.post("/v1/uploads", files={"image": files["reference"]}).json()["upload_id"]
+    body = {"sketch": data_url(files["sketch"]), "reference": upload, "seed": 1}
+    assert client.post("/v1/colorize", json=body).status_code == 200
+    assert handle.jobs[0].reference[0].size == (48, 64)
 
 
 def test_seed_zero_is_a_seed(client: TestClient, handle, files: dict) -> None:
@@ -161,26 +192,51 @@ def test_job_that_kills_its_replicas_fails(client: TestClient, handle, files: di
     assert client.post("/v1/colorize", files=files).status_code == 200
 
 
-def test_deadline_cannot_be_switched_off(config: ServeConfig, handle, files: dict) -> None:
-    limits = config.limits.model_copy(update={"deadline_s": 0.3})
+@pytest.fixture
+def over_when_it_runs(
+    config: ServeConfig, handle, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Has the deadline of a request pass when its picture is being made, however late that is."""
+    real, tasks = asyncio.timeout, []
+
+    def timeout(seconds: float | None) -> asyncio.Timeout:
+        if seconds != config.limits.deadline_s:
+            return real(seconds)
+        limit, loop = real(None), asyncio.get_running_loop()
+
+        async def end() -> None:
+            while not handle.jobs:
+                await asyncio.sleep(0.01)
+            limit.reschedule(loop.time())
+
+        tasks.append(loop.create_task(end()))
+        return limit
+
+    monkeypatch.setattr(asyncio, "timeout", timeout)
+    yield
+    assert len(tasks) == 1
+
+
+@pytest.mark.usefixtures("over_when_it_runs")
+def test_deadline_cannot_be_switched_off(client: TestClient, handle, files: dict) -> None:
     handle.painter.gate.clear()
-    with TestClient(create_api(config.model_copy(update={"limits": limits}), handle)) as client:
-        headers = {"x-request-timeout-seconds": "0", "x-request-disconnect-disabled": "?1"}
-        data = {"num_inference_steps": "9"}
-        response = client.post("/v1/colorize", files=files, headers=headers, data=data)
-        assert (response.status_code, response.json()["code"]) == (503, "deadline_exceeded")
-        (job,) = client.get("/v1/jobs").json()["jobs"]
-        eventually(lambda: client.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled")
-        eventually(lambda: not handle.replica._pulse.keeper.wanted(job["id"]))
-        handle.painter.gate.set()
-        eventually(lambda: handle.replica._pulse.keeper is None)
-        assert handle.painter.steps == 2, "the warm-up's and one of the job"
+    headers = {"x-request-timeout-seconds": "0", "x-request-disconnect-disabled": "?1"}
+    data = {"num_inference_steps": "9"}
+    response = client.post("/v1/colorize", files=files, headers=headers, data=data)
+    assert (response.status_code, response.json()["code"]) == (503, "deadline_exceeded")
+    (job,) = client.get("/v1/jobs").json()["jobs"]
+    eventually(lambda: client.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled")
+    eventually(lambda: not handle.replica._pulse.keeper.wanted(job["id"]))
+    handle.painter.gate.set()
+    eventually(lambda: handle.replica._pulse.keeper is None)
+    assert handle.painter.steps == 2, "the warm-up's and one of the job"
 
 
 def test_unexpected_error_tells_nothing(client: TestClient, handle, files: dict) -> None:
     response = client.post("/v1/colorize", files=files, data={"seed": str(UNLUCKY)})
     assert (response.status_code, response.json()["code"]) == (500, "internal_error")
     assert "secret" not in response.text
+    assert response.json()["request_id"] == response.headers["x-request-id"]
 
 
 def test_memory_that_does_not_suffice(client: TestClient, handle, files: dict) -> None:
@@ -201,6 +257,15 @@ def test_options_is_the_table_with_the_servers_limits(client: TestClient) -> Non
     assert controls["num_inference_steps"]["default"] is None
     assert all(control["help"] and control["allowed"] for control in controls.values())
     assert {i["name"]: i["required"] for i in answer["inputs"]}["sketch"] is True
+
+
+def test_an_ingress_that_leaves_answers_those_who_wait(config: ServeConfig) -> None:
+    for deadline_s in (20.0, 300.0):
+        limits = config.limits.model_copy(update={"deadline_s": deadline_s})
+        application = build(config.model_copy(update={"limits": limits}))
+        ingress = application._bound_deployment
+        assert ingress.name == "Ingress"
+        assert ingress._deployment_config.graceful_shutdown_timeout_s > deadline_s
 
 
 def test_models(client: TestClient) -> None:
@@ -313,10 +378,13 @@ def all_routes(routes: list) -> list[APIRoute | Route]:
     return found
 
 
-def test_openapi_describes_the_form(client: TestClient) -> None:
+def test_openapi_describes_form_and_json(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
-    body = document["paths"]["/v1/colorize"]["post"]["requestBody"]
-    form = body["content"]["multipart/form-data"]["schema"]
-    assert form["required"] == ["sketch", "reference"]
-    assert {control.name for control in CONTROLS} < set(form["properties"])
-    assert form["properties"]["width"]["maximum"] == 512
+    for path in ("/v1/colorize", "/v1/jobs"):
+        content = document["paths"][path]["post"]["requestBody"]["content"]
+        assert set(content) == {"multipart/form-data", "application/json"}
+        for schema in (each["schema"] for each in content.values()):
+            assert schema["required"] == ["sketch", "reference"]
+            assert {control.name for control in CONTROLS} < set(schema["properties"])
+            assert {field.name for field in SIDE_FIELDS} < set(schema["properties"])
+            assert schema["properties"]["width"]["maximum"] == 512

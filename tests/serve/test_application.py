@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import signal
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,8 +12,13 @@ import psutil
 import pytest
 import requests
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from benchmarks.load.application import nano_loader
+from benchmarks.load.endpoint import Endpoint, count_faults, digest_of, drawings
+from benchmarks.load.faults import kill, kill_replica, send_meanwhile
+from benchmarks.load.server import COLORIZER, SERVE_PROCESSES, find_processes, free_port
+from benchmarks.load.waiting import eventually
 from nurie.checkpoints.manifest import write_manifest
 from nurie.config.loader import load_config
 from nurie.config.serve import AutoscalingConfig, JobsConfig, LimitsConfig, ServeConfig
@@ -27,7 +27,6 @@ from nurie.inference.pipeline import ColorizationPipeline
 from nurie.models.colorizer import ColorizationModel
 from nurie_serve import metrics, run
 from nurie_serve.app import bind
-from tests.serve.waiting import eventually
 
 pytestmark = pytest.mark.serve
 ROOT = Path(__file__).parents[2]
@@ -35,34 +34,6 @@ CONFIGS = ROOT / "configs"
 STEP_S = 0.2
 DEADLINE_S = 8.0
 TOO_MANY_STEPS = 100
-
-
-def make_loader() -> Callable:
-    """The real loader, with slower steps and the replica's process id as the model's name.
-
-    Defined inside a function so that the replica gets it by value.
-    """
-
-    def load(config: ServeConfig):
-        import os
-        from dataclasses import replace
-
-        from nurie_serve.model import load_model
-
-        pipeline, info = load_model(config)
-
-        def slow(callback_on_step_end=None, **inputs):
-            def on_step_end(*args):
-                time.sleep(STEP_S)
-                return callback_on_step_end(*args)
-
-            return pipeline(
-                **inputs, callback_on_step_end=on_step_end if callback_on_step_end else None
-            )
-
-        return slow, replace(info, name=str(os.getpid()))
-
-    return load
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +46,6 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipeline.save_pretrained(folder)
     write_manifest(folder)
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -97,28 +62,24 @@ def config(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Serv
 
 
 @pytest.fixture(scope="module")
-def address(ray_session: object, config: ServeConfig) -> Iterator[str]:
-    yield run.start(config, bind(config, make_loader()))
+def endpoint(ray_session: object, config: ServeConfig) -> Iterator[Endpoint]:
+    yield Endpoint(run.start(config, bind(config, nano_loader(STEP_S))))
     run.stop()
 
 
 @pytest.fixture
+def address(endpoint: Endpoint) -> str:
+    return endpoint.address
+
+
+@pytest.fixture
 def files() -> dict[str, bytes]:
-    sketch = Image.new("RGB", (96, 64), "white")
-    ImageDraw.Draw(sketch).ellipse((8, 8, 88, 56), outline="black", width=2)
-    buffer = io.BytesIO()
-    sketch.save(buffer, "PNG")
-    return {"sketch": buffer.getvalue(), "reference": buffer.getvalue()}
+    return drawings()
 
 
-def colorize(address: str, files: dict, headers: dict | None = None, **data) -> requests.Response:
-    url = f"{address}/v1/colorize"
-    return requests.post(url, files=files, data=data, headers=headers, timeout=60)
-
-
-def test_colours_over_http(address: str, files: dict) -> None:
+def test_colours_over_http(endpoint: Endpoint, files: dict) -> None:
     first, again, other = (
-        colorize(address, files, seed=seed, num_inference_steps=2, keep_size=False)
+        endpoint.colorize(files, seed=seed, num_inference_steps=2, keep_size=False)
         for seed in (77, 77, 78)
     )
     assert (first.status_code, first.headers["x-seed"]) == (200, "77")
@@ -126,7 +87,7 @@ def test_colours_over_http(address: str, files: dict) -> None:
     assert (image.mode, image.size) == ("RGB", (160, 96))
     assert first.content == again.content
     assert first.content != other.content
-    own_size = colorize(address, files, num_inference_steps=1)
+    own_size = endpoint.colorize(files, num_inference_steps=1)
     assert Image.open(io.BytesIO(own_size.content)).size == (96, 64)
 
 
@@ -142,123 +103,88 @@ def test_proxies_hide_their_routes_and_take_overrides_away(address: str) -> None
     assert requests.get(f"{address}/-/healthz", timeout=60).status_code == 200
     unreadable = {"x-request-id": b"\xff\xfe"}
     assert requests.get(f"{address}/healthz", headers=unreadable, timeout=60).status_code == 200
+    named = {"x-request-id": "panel-17"}
+    answer = requests.get(f"{address}/v1/jobs/none", headers=named, timeout=60)
+    assert answer.headers["x-request-id"] == answer.json()["request_id"] == "panel-17"
     # Obeyed, it would end the request long before there is an answer.
     headers = {"x-request-timeout-seconds": "0.0001"}
     assert requests.get(f"{address}/readyz", headers=headers, timeout=60).status_code == 200
 
 
-def test_problem_and_body_limit(address: str, files: dict) -> None:
-    response = colorize(address, {"sketch": files["sketch"]})
+def test_problem_and_body_limit(endpoint: Endpoint, files: dict) -> None:
+    response = endpoint.colorize({"sketch": files["sketch"]})
     assert (response.status_code, response.json()["field"]) == (422, "reference")
-    response = colorize(address, {**files, "mask": b"\0" * 2_000_000})
+    response = endpoint.colorize({**files, "mask": b"\0" * 2_000_000})
     assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
 
 
-def test_flood_is_refused_with_retry_after(address: str, files: dict) -> None:
+def test_flood_is_refused_with_retry_after(endpoint: Endpoint, files: dict) -> None:
     with ThreadPoolExecutor(12) as pool:
-        calls = [pool.submit(colorize, address, files, num_inference_steps=2) for _ in range(12)]
+        calls = [pool.submit(endpoint.colorize, files, num_inference_steps=2) for _ in range(12)]
         responses = [call.result() for call in calls]
     assert {response.status_code for response in responses} == {200, 429}
     assert all("retry-after" in r.headers for r in responses if r.status_code == 429)
-    assert colorize(address, files, num_inference_steps=1).status_code == 200
+    assert endpoint.colorize(files, num_inference_steps=1).status_code == 200
 
 
-def test_client_header_does_not_lift_the_deadline(address: str, files: dict) -> None:
+def test_client_header_does_not_lift_the_deadline(endpoint: Endpoint, files: dict) -> None:
     headers = {"x-request-timeout-seconds": "0", "x-request-disconnect-disabled": "?1"}
-    response = colorize(address, files, headers, num_inference_steps=TOO_MANY_STEPS)
+    response = endpoint.colorize(files, headers, num_inference_steps=TOO_MANY_STEPS)
     assert (response.status_code, response.json()["code"]) == (503, "deadline_exceeded")
     assert "retry-after" in response.headers
-    assert colorize(address, files, num_inference_steps=1).status_code == 200
+    assert endpoint.colorize(files, num_inference_steps=1).status_code == 200
 
 
-def test_visitor_who_leaves_frees_the_replica(address: str, files: dict) -> None:
+def test_visitor_who_leaves_frees_the_replica(endpoint: Endpoint, files: dict) -> None:
     with pytest.raises(requests.ReadTimeout):
         requests.post(
-            f"{address}/v1/colorize",
+            f"{endpoint.address}/v1/colorize",
             files=files,
             data={"num_inference_steps": TOO_MANY_STEPS},
             timeout=1,
         )
     # Behind a picture that nobody waits for, this one would miss its deadline.
-    assert colorize(address, files, num_inference_steps=1).status_code == 200
+    assert endpoint.colorize(files, num_inference_steps=1).status_code == 200
 
 
-def replica_pid(address: str) -> int:
-    """Of the replica that has made a picture just now."""
-    models = requests.get(f"{address}/v1/models", timeout=60).json()["models"]
-    return int(models[0]["name"])
+def colorizers() -> list[psutil.Process]:
+    return find_processes(psutil.Process(), COLORIZER)
 
 
-def submit(address: str, files: dict, **data) -> dict:
-    response = requests.post(f"{address}/v1/jobs", files=files, data=data, timeout=60)
-    assert response.status_code == 202, response.text
-    return response.json()
-
-
-def get_job(address: str, job: dict) -> dict:
-    return requests.get(f"{address}/v1/jobs/{job['id']}", timeout=60).json()
-
-
-def ended(address: str, job: dict) -> dict:
-    def look() -> dict | None:
-        try:
-            response = requests.get(f"{address}/v1/jobs/{job['id']}", timeout=60)
-        except requests.RequestException:
-            return None
-        found = response.json() if response.status_code == 200 else {}
-        return found if found.get("status") in ("succeeded", "failed") else None
-
-    return eventually(look, 90)
-
-
-def test_killed_replica_loses_nothing(address: str, files: dict) -> None:
-    before = ended(address, submit(address, files, num_inference_steps=6, seed=5))
-    pid = replica_pid(address)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(colorize, address, files, num_inference_steps=6, seed=5)
-        eventually(lambda: requests.get(f"{address}/v1/jobs?status=running").json()["jobs"])
-        queued = submit(address, files, num_inference_steps=6, seed=5)
-        os.kill(pid, signal.SIGKILL)
-        response = waiting.result()
-    assert response.status_code in (200, 503), "503 if the new one was not there in time"
-    job = ended(address, queued)
-    assert job["status"] == "succeeded"
-    assert job["model"].split()[0] != str(pid)
-    assert job["images"][0]["sha256"] == before["images"][0]["sha256"]
-    if response.status_code == 200:
-        sync = get_job(address, {"id": response.headers["x-job-id"]})
+def test_killed_replica_loses_nothing(endpoint: Endpoint, files: dict) -> None:
+    (pid,) = endpoint.models()
+    found = kill_replica(endpoint, files, colorizers)
+    assert found.waiting.status_code in (200, 503), "503 if the new one was not there in time"
+    assert found.queued["status"] == "succeeded"
+    assert found.queued["model"].split()[0] != pid
+    assert digest_of(found.queued) == digest_of(found.before) is not None
+    if found.waiting.status_code == 200:
+        sync = endpoint.job(found.waiting.headers["x-job-id"])
         assert sync["attempts"] == 2
-        assert sync["images"][0]["sha256"] == before["images"][0]["sha256"]
+        assert digest_of(sync) == digest_of(found.before)
 
 
 def test_new_version_under_load_fails_no_request(
-    address: str, config: ServeConfig, files: dict
+    endpoint: Endpoint, config: ServeConfig, files: dict
 ) -> None:
-    stop = threading.Event()
+    (before,) = endpoint.models()
 
-    def keep_sending() -> list[requests.Response]:
-        answers = []
-        while not stop.is_set():
-            answers.append(colorize(address, files, num_inference_steps=1))
-        return answers
-
-    before = replica_pid(address)
-    with ThreadPoolExecutor(1) as pool:
-        sending = pool.submit(keep_sending)
+    def roll_out() -> None:
         limits = config.limits.model_copy(update={"max_side": 1024})
-        run.start(config, bind(config.model_copy(update={"limits": limits}), make_loader()))
-        eventually(lambda: replica_pid(address) != before, 90)
-        eventually(lambda: len(requests.get(f"{address}/v1/models").json()["models"]) == 1)
-        stop.set()
-        answers = sending.result()
+        changed = config.model_copy(update={"limits": limits})
+        run.start(changed, bind(changed, nano_loader(STEP_S)))
+        eventually(lambda: before not in endpoint.models(), 90)
+
+    answers = send_meanwhile(endpoint, files, roll_out)
     assert {answer.status_code for answer in answers} == {200}
-    pids = {answer.headers["x-model"].split()[0] for answer in answers}
-    assert str(before) in pids
-    options = requests.get(f"{address}/v1/options", timeout=60).json()
-    assert options["limits"]["max_side"] == 1024
+    pids = [answer.headers["x-model"].split()[0] for answer in answers]
+    assert (pids[0], len(set(pids))) == (before, 2)
+    assert endpoint.get("/v1/options").json()["limits"]["max_side"] == 1024
 
 
-def test_figures_of_the_dashboard_are_exported(address: str, ray_session, files: dict) -> None:
+def test_figures_of_the_dashboard_are_exported(
+    endpoint: Endpoint, ray_session, files: dict
+) -> None:
     texts = [path.read_text() for path in (ROOT / "infra" / "monitoring").iterdir()]
     wanted = set(re.findall(r"ray_nurie_\w+", "".join(texts)))
     assert len(wanted) > 8
@@ -273,29 +199,19 @@ def test_figures_of_the_dashboard_are_exported(address: str, ray_session, files:
         return wanted - set(re.findall(r"^(ray_nurie_\w+)", text, re.M))
 
     # Ray exports every ten seconds.
-    assert colorize(address, files, num_inference_steps=1).status_code == 200
+    assert endpoint.colorize(files, num_inference_steps=1).status_code == 200
     eventually(lambda: not missing(), 40)
 
 
-def test_everything_killed_at_once_loses_nothing(address: str, files: dict) -> None:
-    jobs = [submit(address, files, num_inference_steps=3, seed=seed) for seed in (5, 6)]
-    names = ("ServeReplica:nurie", "ServeController", "ProxyActor")
-    serve_processes = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if any(name in " ".join(process.cmdline()) for name in names)
-    ]
-    assert len(serve_processes) >= 4
-    for process in serve_processes:
-        process.kill()
-
-    def answers() -> bool:
-        try:
-            return requests.get(f"{address}/readyz", timeout=5).status_code == 200
-        except requests.RequestException:
-            return False
-
-    eventually(answers, 120)
-    done = [ended(address, job) for job in jobs]
+def test_everything_killed_at_once_loses_nothing(
+    endpoint: Endpoint, config: ServeConfig, files: dict
+) -> None:
+    jobs = [endpoint.submit(files, num_inference_steps=3, seed=seed) for seed in (5, 6)]
+    processes = find_processes(psutil.Process(), *SERVE_PROCESSES)
+    assert len(processes) >= 4
+    kill(processes)
+    eventually(endpoint.is_ready, 120, 0.1)
+    done = [endpoint.ended(job["id"]) for job in jobs]
     assert [job["status"] for job in done] == ["succeeded", "succeeded"]
-    assert colorize(address, files, num_inference_steps=1).status_code == 200
+    assert endpoint.colorize(files, num_inference_steps=1).status_code == 200
+    assert count_faults(config.jobs, endpoint.accepted, len(endpoint.asked) + 1) == (0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import struct
@@ -83,7 +84,63 @@ FIELDS = {
     "params true": ({"params": '{"seed": true}'}, "seed", "out_of_range"),
     "params nested": ({"params": '{"seed": {"seed": 1}}'}, "seed", "out_of_range"),
     "params unknown": ({"params": '{"n": 9}'}, "n", "unknown_field"),
+    "params with a name twice": ({"params": '{"seed": 1, "seed": 2}'}, "seed", "duplicate_field"),
+    "params with half a character": ({"params": '{"\\ud800": 1}'}, "params", "invalid_json"),
+    "params with too much": ({"params": "[" + "0," * 2000 + "0]"}, "params", "invalid_json"),
     "given twice": ({"params": '{"seed": 1}', "seed": "2"}, "seed", "duplicate_field"),
+}
+
+
+URL = "data:image/png;base64," + base64.b64encode(PNG).decode()
+
+# name: (what replaces parts of a good body, status, field, code)
+VALUES = {
+    "no sketch": ({"sketch": ...}, 422, "sketch", "missing_field"),
+    "sketch null": ({"sketch": None}, 422, "sketch", "not_a_file"),
+    "sketch a list": ({"sketch": [URL]}, 422, "sketch", "not_a_file"),
+    "sketch text": ({"sketch": "x"}, 422, "sketch", "not_a_file"),
+    "address": ({"mask": "http://169.254.169.254/"}, 422, "mask", "urls_not_allowed"),
+    "local file": ({"mask": "file:///etc/passwd"}, 422, "mask", "urls_not_allowed"),
+    "no such upload": ({"mask": "upl_" + "0" * 34}, 404, None, "not_found"),
+    "html": ({"mask": "data:text/html;base64,PGI+"}, 415, "mask", "unsupported_image"),
+    "svg": ({"mask": "data:image/svg+xml;base64,PGI+"}, 415, "mask", "unsupported_image"),
+    "not in base64": ({"mask": "data:image/png,%89PNG"}, 415, "mask", "unsupported_image"),
+    "no data": ({"mask": "data:image/png;base64"}, 422, "mask", "empty_image"),
+    "type lies": ({"mask": "data:image/png;base64,PGI+"}, 415, "mask", "unsupported_image"),
+    "junk": ({"mask": "data:image/png;base64,iVBO Rw0K"}, 400, "mask", "invalid_base64"),
+    "other letters": ({"mask": "data:image/png;base64,\u00e9"}, 400, "mask", "invalid_base64"),
+    "half": ({"mask": "data:image/png;base64,iVBOR"}, 400, "mask", "invalid_base64"),
+    "data after the end": ({"mask": URL + "===="}, 400, "mask", "invalid_base64"),
+    "steps as text": ({"num_inference_steps": "2"}, 422, "num_inference_steps", "out_of_range"),
+    "steps true": ({"num_inference_steps": True}, 422, "num_inference_steps", "out_of_range"),
+    "steps null": ({"num_inference_steps": None}, 422, "num_inference_steps", "out_of_range"),
+    "NaN": ({"guidance_scale": float("nan")}, 422, "guidance_scale", "out_of_range"),
+    "infinite": ({"guidance_scale": float("inf")}, 422, "guidance_scale", "out_of_range"),
+    "huge text": ({"scheduler": "x" * 500_000}, 422, "scheduler", "out_of_range"),
+    "huge text in a list": ({"seed": ["x" * 500_000]}, 422, "seed", "out_of_range"),
+    "huge text in params": ({"params": {"seed": "x" * 500_000}}, 422, "seed", "out_of_range"),
+    "unknown": ({"sampler": 1}, 422, "sampler", "unknown_field"),
+    "unknown object": ({"sampler": {"a": [1]}}, 422, "sampler", "unknown_field"),
+    "params a list": ({"params": [1]}, 422, "params", "invalid_json"),
+    "twice": ({"params": {"seed": 1}, "seed": 1}, 422, "seed", "duplicate_field"),
+    "previews as text": ({"preview_every": "1"}, 422, "preview_every", "out_of_range"),
+    "previews an object": ({"preview_every": {}}, 422, "preview_every", "out_of_range"),
+}
+
+BODIES = {
+    "empty": ("", 400, None, "empty_body"),
+    "text": ("hello", 400, None, "invalid_json"),
+    "list": ("[1]", 400, None, "invalid_json"),
+    "null": ("null", 400, None, "invalid_json"),
+    "cut off": ('{"sketch": "', 400, None, "invalid_json"),
+    "two hundred levels": ('{"seed": ' + "[" * 200 + "]" * 200 + "}", 422, "seed", "out_of_range"),
+    "a hundred thousand levels": ("[" * 100_000, 400, None, "invalid_json"),
+    "many values": ('{"seed": [' + "[]," * 100_000 + "1]}", 400, None, "invalid_json"),
+    "long number": ('{"seed": ' + "9" * 100_000 + "}", 400, None, "invalid_json"),
+    "long name": ('{"' + "a" * 100_000 + '": 1}', 400, None, "invalid_json"),
+    "half a character": ('{"\\ud800": 1}', 400, None, "invalid_json"),
+    "another encoding": ('{"seed": 1}'.encode("utf-16"), 400, None, "invalid_json"),
+    "name twice": ('{"seed": 1, "seed": 1}', 422, "seed", "duplicate_field"),
 }
 
 
@@ -111,6 +168,32 @@ def test_fields(client: TestClient, handle, files: dict, name: str) -> None:
     data, field, code = FIELDS[name]
     check_problem(client.post("/v1/colorize", files=files, data=data), 422, code, field)
     assert handle.jobs == []
+
+
+def send_json(client: TestClient, path: str, content: str | bytes):
+    return client.post(path, content=content, headers={"Content-Type": "application/json"})
+
+
+@pytest.mark.parametrize("path", ["/v1/colorize", "/v1/jobs"])
+def test_json_values(client: TestClient, handle, path: str) -> None:
+    for name, (changes, status, field, code) in VALUES.items():
+        body = {"sketch": URL, "reference": URL} | changes
+        body = {key: value for key, value in body.items() if value is not ...}
+        problem = check_problem(send_json(client, path, json.dumps(body)), status, code, field)
+        assert len(problem["detail"]) < 2000, name
+    assert handle.jobs == []
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_json_bodies(client: TestClient, handle, name: str) -> None:
+    content, status, field, code = BODIES[name]
+    check_problem(send_json(client, "/v1/jobs", content), status, code, field)
+    assert handle.jobs == []
+
+
+def test_json_body_that_is_too_large(client: TestClient) -> None:
+    body = json.dumps({"sketch": "data:image/png;base64," + "A" * 1_000_000})
+    check_problem(send_json(client, "/v1/jobs", body), 413, "body_too_large")
 
 
 def test_range_is_named(client: TestClient, files: dict) -> None:
@@ -158,7 +241,7 @@ def test_no_body(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
-        (json.dumps({"sketch": "x"}), "application/json"),
+        (json.dumps({"sketch": "x"}), "application/ld+json"),
         ("a=b", "application/x-www-form-urlencoded"),
         ("x", "multipart/mixed"),
     ],

@@ -74,6 +74,14 @@ def test_upload_batch_and_archive(client: Client) -> None:
         assert len(archive.namelist()) == 3
 
 
+def test_lines_and_masks(client: Client) -> None:
+    upload = client.upload(PNG).upload_id
+    for picture in (PNG, upload):
+        for kind in ("line", "mask"):
+            image = Image.open(io.BytesIO(client.preprocess(picture, kind)))
+            assert (image.mode, image.size) == ("L", (64, 64))
+
+
 def test_the_rest(client: Client, handle: Handle) -> None:
     handle.painter.gate.clear()
     job = client.submit(PNG, PNG)

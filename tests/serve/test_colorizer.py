@@ -6,16 +6,20 @@ import asyncio
 import errno
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from nurie.checkpoints.manifest import write_manifest
 from nurie.config.serve import LimitsConfig, ServeConfig
+from nurie.inference.pipeline import ColorizationPipeline
 from nurie_serve import run
 from nurie_serve.colorizer import Colorizer
 from nurie_serve.jobs.files import PictureFiles
 from nurie_serve.jobs.store import JobStore, NewJob
-from tests.serve.conftest import INFO, PNG, UNLUCKY, Painter
+from tests.serve.conftest import INFO, PNG, UNLUCKY, Painter, encode, line_drawing
 from tests.serve.waiting import eventually
+from tests.tiny import tiny_components, tiny_model
 
 
 @pytest.fixture
@@ -202,3 +206,28 @@ def test_failed_job_is_no_failed_replica(colorizer: Colorizer, store: JobStore) 
     bad, good = submit(store, UNLUCKY), submit(store, 1)
     asyncio.run(colorizer.work("l"))
     assert (status(store, bad), status(store, good)) == ("failed", "succeeded")
+
+
+def test_a_replica_encodes_a_reference_once(
+    config: ServeConfig, store: JobStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    components = tiny_components(tmp_path / "components")
+    model = tiny_model(adapters=True).eval()
+    ColorizationPipeline.from_model(model, components).save_pretrained(folder)
+    write_manifest(folder)
+    replica = Colorizer(config.model_copy(update={"model": str(folder)}))
+    cache = replica._pipeline.reference_cache
+    reference = store.pictures.add("me", PNG, (64, 64)).id
+    made = []
+    for number in range(3):
+        drawn = encode(line_drawing(64 + 32 * number, 64 + 32 * number))
+        sketch = store.pictures.add("me", drawn, (64, 64)).id
+        inputs = {"sketch": sketch, "reference": reference}
+        params = {"seed": number, "num_inference_steps": 1, "height": 64, "width": 64}
+        store.submit(NewJob("me", params, inputs, f"{number}", "0"))
+        before = cache.misses
+        assert len(asyncio.run(replica.work(f"lease-{number}"))) == 1
+        made.append(cache.misses - before)
+    replica.close()
+    assert made == [3, 0, 0], "tokens, latents and features of the foreground"

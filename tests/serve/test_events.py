@@ -6,8 +6,10 @@ import asyncio
 import base64
 import io
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
@@ -154,6 +156,60 @@ def test_deleted_job_ends_the_stream(handle) -> None:
         return lines
 
     assert "event: queued" in asyncio.run(read())[0]
+
+
+def test_an_end_just_after_the_events_were_read_is_told(handle) -> None:
+    service = reading_alone(handle)
+    store: JobStore = handle.replica.queue._store
+    job_id = submit_to_store(store, 1)
+    newest = store.events(job_id, 0)[-1].number
+
+    def read_then_end(job_id: str, after: int) -> list:
+        found = store.events(job_id, after)
+        if not found:
+            store.cancel("me", job_id)
+        return found
+
+    service.store = SimpleNamespace(events=read_then_end, get=store.get)
+    service.document = lambda snapshot: JobDocument.model_construct(
+        finished_at=snapshot.job.finished_at and datetime.fromtimestamp(snapshot.job.finished_at)
+    )
+
+    async def read() -> list[str]:
+        return [line async for line in Stream(service, "me", job_id, newest).lines()]
+
+    assert [kind for kind, _, _ in parse("".join(asyncio.run(read())))] == ["cancelled"]
+
+
+def test_readers_of_one_moment_share_a_read(handle) -> None:
+    store: JobStore = handle.replica.queue._store
+    watcher = Watcher(store)
+    job_id = submit_to_store(store, 1)
+    began, go_on = [], threading.Event()
+
+    def read(after: int) -> int:
+        began.append(after)
+        assert go_on.wait(10)
+        return len(began)
+
+    async def ask() -> list[int]:
+        watching = asyncio.create_task(watcher.run())
+        with watcher.listen(job_id) as changed:
+            await changed.wait()
+            same = [asyncio.create_task(watcher.read(job_id, read, 0)) for _ in range(3)]
+            other = asyncio.create_task(watcher.read(job_id, read, 1))
+            changed.clear()
+            store.cancel("me", job_id)
+            await changed.wait()
+            newer = asyncio.create_task(watcher.read(job_id, read, 0))
+            await asyncio.sleep(0)
+            go_on.set()
+            found = await asyncio.gather(*same, other, newer)
+        watching.cancel()
+        return found
+
+    asyncio.run(ask())
+    assert sorted(began) == [0, 0, 1], "three share one; who asks after a change reads anew"
 
 
 def test_silent_stream_is_kept_open(handle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -255,11 +256,39 @@ def test_headers_that_override_limits_are_taken_away(name: str) -> None:
     assert name.lower() not in seen
 
 
-def test_names_of_requests_that_ray_serve_cannot_read() -> None:
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ([b"panel-17"], True),
+        ([b"A.b_" + b"9" * 60], True),
+        ([], False),
+        ([b""], False),
+        ([b"9" * 65], False),
+        ([b"\xff\xfe"], False),
+        ([b"a b"], False),
+        ([b"<script>"], False),
+        ([b"a", b"b"], False),
+    ],
+)
+def test_names_of_requests(given: list[bytes], kept: bool) -> None:
     client = guarded(ServeConfig())
-    for value, kept in ((b"panel-17", True), (b"\xff\xfe", False)):
-        seen = client.get("/", headers={"X-Request-Id": value}).json()["headers"]
-        assert ("x-request-id" in seen) == kept
+    headers = [("X-Request-Id", value) for value in given]
+    good = client.get("/", headers=headers)
+    refused = client.get("/v1/options?key=1", headers=headers)
+    for response, seen in (
+        (good, good.json()["headers"]["x-request-id"]),
+        (refused, refused.json()["request_id"]),
+    ):
+        assert response.headers.get_list("x-request-id") == [seen]
+        assert (given == [seen.encode()]) == kept
+        assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", seen)
+
+
+def test_headers_that_are_too_long() -> None:
+    client = guarded(ServeConfig())
+    assert client.get("/", headers={"X-A": "a" * 30_000}).status_code == 200
+    for headers in ({"X-A": "a" * 33_000}, {f"X-{n}": "a" * 300 for n in range(120)}):
+        check(client.get("/", headers=headers), 431, "headers_too_large")
 
 
 def test_ray_serve_takes_the_middleware(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +296,8 @@ def test_ray_serve_takes_the_middleware(monkeypatch: pytest.MonkeyPatch) -> None
     # Proxies read it when they start.
     monkeypatch.setattr(http_util, name, ENVIRONMENT[name])
     options = http_util.configure_http_middlewares(HTTPOptions())
-    assert [each.cls.__name__ for each in options.middlewares] == ["HideRoutes", "StripOverrides"]
+    names = [each.cls.__name__ for each in options.middlewares]
+    assert names == ["HeaderLimit", "LimitBody", "HideRoutes", "StripOverrides", "RequestId"]
 
 
 def test_a_proxy_does_the_same_and_hides_its_routes() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from fastapi import Request
@@ -14,10 +18,13 @@ from sqlalchemy.exc import OperationalError
 
 from nurie.config.serve import ServeConfig
 from nurie_serve import caller as caller_module
+from nurie_serve.asked import Asked
+from nurie_serve.caller import Caller
 from nurie_serve.ingress import create_api
 from nurie_serve.jobs.files import PictureFiles
-from nurie_serve.jobs.store import JobStore
-from tests.serve.conftest import UNLUCKY, Handle
+from nurie_serve.jobs.store import JobStore, NewJob, Snapshot
+from nurie_serve.service import Service
+from tests.serve.conftest import PNG, UNLUCKY, Handle
 from tests.serve.waiting import eventually
 
 
@@ -45,7 +52,7 @@ def check(response, status: int, code: str) -> None:
 def test_job_runs_and_its_picture_can_be_fetched(client: TestClient, files: dict) -> None:
     accepted = submit(client, files, seed="5", num_inference_steps="2")
     assert accepted["params"]["seed"] == 5
-    assert accepted["params"]["line_overlay"] == 0.0, "defaults are filled in"
+    assert accepted["params"]["line_overlay"] == 1.0, "defaults are filled in"
     job = ended(client, accepted)
     assert job["status"] == "succeeded"
     assert job["model"].startswith("test-model sha256:")
@@ -96,6 +103,42 @@ def test_list_and_pages(client: TestClient, files: dict) -> None:
     assert second["cursor"] is None
     check(client.get("/v1/jobs", params={"status": "unknown"}), 422, "out_of_range")
     check(client.get("/v1/jobs", params={"limit": 0}), 422, "out_of_range")
+
+
+def test_priority(config: ServeConfig, handle, files: dict) -> None:
+    limits = config.limits.model_copy(update={"max_priority": 2})
+    config = config.model_copy(update={"limits": limits})
+    with TestClient(create_api(config, handle)) as client:
+        handle.painter.gate.clear()
+        submit(client, files, seed="1")
+        eventually(lambda: handle.jobs)
+        wanted = {2: -1, 3: 0, 4: 2, 5: 2, 6: 1}
+        jobs = {
+            seed: submit(client, files, seed=seed, priority=value, num_inference_steps=seed)
+            for seed, value in wanted.items()
+        }
+        # Equal to the last one in all but its priority, so it goes along.
+        submit(client, files, seed="7", priority="-10", num_inference_steps="6")
+        found = [client.get(f"/v1/jobs/{job['id']}").json() for job in jobs.values()]
+        assert [job["queue"]["position"] for job in found] == [5, 4, 1, 2, 3]
+        assert [job["priority"] for job in found] == list(wanted.values())
+        handle.painter.gate.set()
+        eventually(lambda: len(handle.jobs) == 6)
+        assert [job.seed for job in handle.jobs] == [[1], [4], [5], [6, 7], [3], [2]]
+        response = client.post("/v1/jobs", files=files, data={"priority": "3"})
+        check(response, 422, "out_of_range")
+        assert "a whole number from -10 to 2" in response.json()["detail"]
+
+
+def test_priority_counts_for_idempotency(client: TestClient, files: dict) -> None:
+    first = submit(client, files, key="k")
+    assert submit(client, files, key="k", priority="0")["id"] == first["id"]
+    headers = {"Idempotency-Key": "k"}
+    other = client.post("/v1/jobs", files=files, data={"priority": "-1"}, headers=headers)
+    check(other, 409, "idempotency_conflict")
+    check(client.post("/v1/jobs", files=files, data={"priority": "1"}), 422, "out_of_range")
+    two = [("priority", (None, "0"))] * 2 + list(files.items())
+    check(client.post("/v1/jobs", files=two), 422, "duplicate_field")
 
 
 def test_cancel_stops_at_the_next_step(client: TestClient, handle, files: dict) -> None:
@@ -207,6 +250,30 @@ def test_full_disk(client: TestClient, files: dict, monkeypatch: pytest.MonkeyPa
     assert ended(client, submit(client, files))["status"] == "succeeded"
 
 
+def test_disk_with_little_room(
+    client: TestClient, config: ServeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = ("/readyz", "/v2/health/ready")
+    least = config.jobs.min_free_bytes
+    for free in (least - 1, OSError(5, "Input/output error")):
+        with monkeypatch.context() as patch:
+
+            def look(*_: object, found: int | OSError = free) -> SimpleNamespace:
+                if isinstance(found, OSError):
+                    raise found
+                return SimpleNamespace(free=found)
+
+            patch.setattr("nurie_serve.jobs.files.shutil.disk_usage", look)
+            for path in paths:
+                check(client.get(path), 503, "storage_full")
+            assert client.get("/healthz").status_code == 200
+    assert [client.get(path).status_code for path in paths] == [200, 200]
+
+
+def test_other_file_systems_tell_no_free_space() -> None:
+    assert PictureFiles("memory://jobs").free_bytes() is None
+
+
 def test_store_that_does_not_answer(
     client: TestClient, files: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,3 +285,32 @@ def test_store_that_does_not_answer(
         response = client.post("/v1/jobs", files=files)
     check(response, 503, "store_unavailable")
     assert "retry-after" in response.headers
+
+
+def test_visitor_who_leaves_while_accepted_leaves_no_job(
+    config: ServeConfig, handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(config, handle)
+    values = dict.fromkeys(("seed", "width", "height"))
+    asked = Asked(values, {"sketch": PNG, "reference": PNG}, {})
+    writing, left = threading.Event(), threading.Event()
+    submit_now = service.store.submit
+
+    def submit_slowly(new: NewJob) -> Snapshot:
+        writing.set()
+        left.wait(20)
+        return submit_now(new)
+
+    async def leave() -> None:
+        caller = Caller("me", config.limits)
+        accepting = asyncio.create_task(service.submit(caller, asked, deadline=time.time() + 60))
+        await asyncio.to_thread(writing.wait, 20)
+        accepting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await accepting
+        left.set()
+        await asyncio.to_thread(eventually, lambda: service.store.counts() == {"cancelled": 1})
+
+    monkeypatch.setattr(service.store, "submit", submit_slowly)
+    asyncio.run(leave())
+    service.store.close()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
 import requests
 import schemathesis
-import uvicorn
 from hypothesis import Phase, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -22,7 +20,7 @@ from nurie.config.serve import JobsConfig, LimitsConfig, ServeConfig
 from nurie_serve.ingress import create_api
 from nurie_serve.proxy import middleware
 from tests.serve.conftest import Handle
-from tests.serve.waiting import eventually
+from tests.serve.listening import listening
 
 EXAMPLES = 4
 CHECKS = [
@@ -44,13 +42,8 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     app = create_api(config, Handle(config))
     for each in middleware():
         app = each.cls(app, *each.args, **each.kwargs)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    eventually(lambda: server.started)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join()
+    with listening(app) as port:
+        yield port
 
 
 def send(port: int, data: bytes) -> bytes:
@@ -81,8 +74,8 @@ REQUESTS = {
         {200, 400, 404},
     ),
     "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", {400}),
-    "header of 64 KB": (GET + b"X-A: " + b"a" * 65_536 + b"\r\n\r\n", {200, 400, 431}),
-    "header of 1 MB": (GET + b"X-A: " + b"a" * 1_000_000 + b"\r\n\r\n", {200, 400, 431}),
+    "header of 64 KB": (GET + b"X-A: " + b"a" * 65_536 + b"\r\n\r\n", {431}),
+    "header of 1 MB": (GET + b"X-A: " + b"a" * 1_000_000 + b"\r\n\r\n", {431}),
     "path of 1 MB": (b"GET /" + b"a" * 1_000_000 + b" HTTP/1.1\r\n" + CLOSE + b"\r\n", {400, 404}),
     "NUL in a header": (GET + b"X-A: a\0b\r\n\r\n", {400}),
     "folded header": (GET + b"X-A: a\r\n b: c\r\n\r\n", {200, 400}),

@@ -12,7 +12,7 @@ from nurie.config.loader import ConfigError, load_config
 from nurie.evaluation.statistics import bootstrap_crossed
 from nurie_cli import main as cli
 from nurie_pipelines.evaluate import ablate as module
-from nurie_pipelines.evaluate.ablate import plan_runs
+from nurie_pipelines.evaluate.ablation_runs import plan_runs
 
 ROOT = Path(__file__).parents[2]
 FILE = "configs/eval/ablations-nano.yaml"
@@ -31,7 +31,7 @@ def config(**overrides: object) -> AblationsConfig:
 
 def test_variants_differ_in_what_they_name_only() -> None:
     runs = {(run.variant, run.seed): run for run in plan_runs(config())}
-    assert len(runs) == 15
+    assert len(runs) == 18
     full = runs["full", 0].train.model_dump(mode="json")
     own = {"name", "output"}
     changed = {"no_gram": {"stages"}, "no_tagger": {"model"}, "no_foreground": {"stages"}}
@@ -50,6 +50,42 @@ def test_variants_differ_in_what_they_name_only() -> None:
         assert run.evaluate.disentanglement is not None
 
 
+def test_settings_of_all_variants_reach_those_that_drop_a_stage() -> None:
+    settings = {"stages.backbone.steps": 7, "stages.foreground.steps": 3}
+    runs = {run.variant: run for run in plan_runs(config(settings=settings, seeds=[0]))}
+    steps = {n: [(s.kind, s.steps) for s in run.train.stages] for n, run in runs.items()}
+    assert steps["full"] == [("backbone", 7), ("foreground", 3), ("background", 60)]
+    assert steps["no_foreground"] == [("backbone", 7), ("background", 60)]
+    assert steps["no_background"] == [("backbone", 7), ("foreground", 3)]
+
+
+def test_a_variant_that_is_the_same_says_so(capsys) -> None:
+    assert "no_misaligned_branch" not in {run.variant for run in plan_runs(config())}
+    assert cli.main(["ablate", FILE, "--dry-run"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "no_misaligned_branch: not trained, the same as no_gram: only the Gram loss" in last
+    same = {"same_as": "b", "reason": "for a reason"}
+    for variants, words in (
+        ({"a": {}, "c": same}, "nothing to compare"),
+        ({"a": {}, "b": {}, "c": same | {"same_as": "d"}}, "'d' is no trained variant"),
+        ({"a": {}, "b": {}, "c": {"same_as": "b"}}, "give both or none"),
+        ({"a": {}, "b": {}, "c": same | {"settings": {"seed": 1}}}, "takes no settings"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            config(variants=variants)
+
+
+def test_the_time_left_is_what_the_same_variant_took(tmp_path: Path) -> None:
+    runs = plan_runs(config(output=str(tmp_path), seeds=[0, 1]))
+    for run, seconds in zip(runs[:2], (6000, 1200), strict=True):
+        run.train.output.mkdir(parents=True)
+        (run.train.output / "seconds.json").write_text(str(seconds))
+        run.mark_done()
+    # Four variants and their second runs by the mean of 3600 s, two second runs by their own.
+    assert module.time_left(runs) == "2:00 h spent, about 10:00 h left"
+    assert module.time_left(runs[2:]) == "0:00 h spent"
+
+
 def test_a_wrong_variant_is_found_before_anything_is_trained(capsys) -> None:
     words = ["ablate", FILE, "--variants.no_gram.settings", "{stages.backbone.gramm.weight: 0}"]
     assert cli.main(words) == 2
@@ -63,27 +99,35 @@ def test_a_wrong_variant_is_found_before_anything_is_trained(capsys) -> None:
 def test_the_dry_run_lists_the_trainings(capsys) -> None:
     assert cli.main(["ablate", FILE, "--dry-run", "--seeds", "[4]"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5
-    assert lines[3].startswith("ablations-nano-no_foreground-4: backbone 300, background 60; ")
+    assert len(lines) == 7
+    assert lines[4].startswith("ablations-nano-no_foreground-4: backbone 600, background 100; ")
 
 
 def test_what_is_measured_is_not_trained_again(tmp_path: Path, monkeypatch) -> None:
     done: list[str] = []
 
-    def evaluate(config) -> None:
-        config.output.mkdir(parents=True)
-        (config.output / "metrics.json").write_text("{}")
+    def interrupted(config) -> None:
+        raise KeyboardInterrupt
 
     monkeypatch.setattr("nurie_pipelines.train.run.train", lambda run: done.append(run.name))
-    monkeypatch.setattr("nurie_pipelines.evaluate.run.evaluate", evaluate)
+    monkeypatch.setattr("nurie_pipelines.evaluate.run.evaluate", lambda config: None)
     monkeypatch.setattr(module, "report_ablations", lambda config, runs: {"runs": len(runs)})
     short = config(output=str(tmp_path), seeds=[0])
-    assert module.ablate(short) == {"runs": 5}
-    assert len(done) == 5
-    (tmp_path / "no_gram/seed-0/evaluation/metrics.json").unlink()
-    monkeypatch.setattr("nurie_pipelines.evaluate.run.evaluate", lambda config: None)
+    assert module.ablate(short) == {"runs": 6}
+    assert len(done) == 6
     module.ablate(short)
-    assert done[5:] == ["ablations-nano-no_gram-0"]
+    assert len(done) == 6
+    # Other settings are other runs: the training refuses its folder, nothing old is reported.
+    module.ablate(config(output=str(tmp_path), seeds=[0], settings={"seed": 1, "guard.window": 9}))
+    assert len(done) == 12
+    monkeypatch.setattr("nurie_pipelines.evaluate.run.evaluate", interrupted)
+    longer = config(output=str(tmp_path), seeds=[0, 1], settings={"guard.window": 9})
+    with pytest.raises(KeyboardInterrupt):
+        module.ablate(longer)
+    assert done[12:] == ["ablations-nano-full-1"]
+    run = plan_runs(longer)[6]
+    assert not run.is_done()
+    assert run.seconds() > 0
 
 
 def test_the_interval_of_repeated_runs_knows_both_sources_of_chance() -> None:

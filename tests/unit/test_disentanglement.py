@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import cv2
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation, distance_transform_edt
+from sklearn.metrics import homogeneity_completeness_v_measure
 
-from nurie.data.characters import load_characters
-from nurie.data.lines import make_sketch
-from nurie.data.palettes import random_palette
-from nurie.data.recolour import recolour
 from nurie.evaluation.alterations import ALTERATIONS
-from nurie.evaluation.colour import delta_e, palette_distance
+from nurie.evaluation.colour import delta_e, palette_distance, to_lab
 from nurie.evaluation.disentanglement import (
     Shape,
     change_of,
@@ -24,43 +21,21 @@ from nurie.evaluation.disentanglement import (
 )
 from nurie.evaluation.measure import Reference
 from nurie.evaluation.peers import PEERS
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """One character in the palettes of four others."""
-
-    sketch: np.ndarray
-    mask: np.ndarray
-    references: list[Reference]
-    truths: list[np.ndarray]
+from tests.scenes import Scene, scenes
 
 
 @pytest.fixture(scope="module")
-def scenes() -> list[Scene]:
-    characters = [one for one in load_characters() if one.split == "test"]
-    rng = np.random.default_rng(0)
-    made = []
-    for number in range(4):
-        subject = characters[3 * number]
-        references, truths = [], []
-        for other in (characters[3 * number + 5 + 7 * k] for k in range(4)):
-            palette = random_palette(rng, tuple({*subject.roles, *other.roles}))
-            given, truth = recolour(other, palette), recolour(subject, palette)
-            references.append(Reference(given.image, given.mask > 0))
-            truths.append(truth.image)
-        sketch = (make_sketch(truth, "ink", rng) * 255).astype(np.uint8)
-        made.append(Scene(sketch, truth.mask > 0, references, truths))
-    return made
+def drawn() -> list[Scene]:
+    return scenes(4)
 
 
 @pytest.fixture(scope="module")
-def scores(scenes: list[Scene]) -> dict[str, dict[str, float]]:
+def scores(drawn: list[Scene]) -> dict[str, dict[str, float]]:
     """Mean scores of the truth, of copying the reference and of ignoring it."""
     answers = {
-        "truth": [(s.truths, s) for s in scenes],
-        "copy": [([r.image for r in s.references], s) for s in scenes],
-        "ignore": [([s.truths[0]] * 4, s) for s in scenes],
+        "truth": [(s.truths, s) for s in drawn],
+        "copy": [([r.image for r in s.references], s) for s in drawn],
+        "ignore": [([s.truths[0]] * 4, s) for s in drawn],
     }
     means = {}
     for name, sets in answers.items():
@@ -90,8 +65,8 @@ def test_the_truth_is_best_over_all(scores) -> None:
     assert scores["truth"]["disentanglement"] > 0.7
 
 
-def test_a_little_copying_is_worse_than_none_and_better_than_much(scenes) -> None:
-    scene = scenes[0]
+def test_a_little_copying_is_worse_than_none_and_better_than_much(drawn) -> None:
+    scene = drawn[0]
     values = []
     for share in (0.0, 0.25, 0.6):
         mixed = [
@@ -102,8 +77,8 @@ def test_a_little_copying_is_worse_than_none_and_better_than_much(scenes) -> Non
     assert values[0] > values[1] > values[2]
 
 
-def test_order_and_mirroring_change_nothing(scenes) -> None:
-    scene = scenes[1]
+def test_order_and_mirroring_change_nothing(drawn) -> None:
+    scene = drawn[1]
     once = score_swaps(scene.truths, scene.references, scene.mask)
     turned = score_swaps(scene.truths[::-1], scene.references[::-1], scene.mask)
     assert turned == pytest.approx(once)
@@ -145,11 +120,61 @@ def test_the_numbers_by_hand() -> None:
         colour_score([red], references, None)
 
 
+def test_the_parts_of_a_change_equal_second_implementations(drawn) -> None:
+    """Edges and lines by scipy, segments by scikit-learn."""
+    first, second = drawn[0].truths[0], drawn[0].references[0].image
+    one, two = Shape.of(first), Shape.of(second)
+    change = change_of(one, two)
+    for image, shape in ((first, one), (second, two)):
+        channels = [cv2.Canny(image[..., n], 80, 160, L2gradient=True) > 0 for n in range(3)]
+        np.testing.assert_array_equal(shape.edges, np.any(channels, axis=0))
+    near = np.ones((5, 5), bool)
+    near[[0, 0, 0, 0, 4, 4, 4, 4], [0, 1, 3, 4, 0, 1, 3, 4]] = False
+    shares = [
+        binary_dilation(to, near)[of].mean()
+        for of, to in ((one.edges, two.edges), (two.edges, one.edges))
+    ]
+    assert change.edges == pytest.approx(1 - 2 / sum(1 / share for share in shares))
+    away = [
+        np.minimum(distance_transform_edt(~to), 8)[of].mean() / 8
+        for of, to in ((one.lines, two.lines), (two.lines, one.lines))
+    ]
+    assert change.lines == pytest.approx(np.mean(away), abs=1e-6)
+    known = homogeneity_completeness_v_measure(one.segments.ravel(), two.segments.ravel())[:2]
+    assert change.segments == pytest.approx(1 - max(known))
+    assert change.mean == pytest.approx((change.edges + change.lines + change.segments) / 3)
+    assert min(change) > 0.1
+    assert entanglement(first, second) == pytest.approx(change.mean)
+
+
+def test_the_shape_score_is_the_share_that_does_not_arrive(drawn) -> None:
+    """Of three references of which the third is the first: two of three pairs differ."""
+    one, two = (reference.image for reference in drawn[0].references[:2])
+    given = change_of(Shape.of(one), Shape.of(two)).mean
+    other = drawn[1].truths[0]
+    arrived = change_of(Shape.of(one), Shape.of(other)).mean
+    score = shape_score([one, one, other], [one, two, one])
+    assert score == pytest.approx(max(0.0, 1 - arrived / given))
+    assert shape_score([other, other, other], [one, two, one]) == 1.0
+
+
+def test_the_margin_has_a_closed_form_for_greys() -> None:
+    """Palettes on one line are as far apart as their lightness, whatever line is looked along."""
+    greys = [np.full((16, 16, 3), value, np.uint8) for value in (40, 70, 180, 220)]
+    dark, darkish, lightish, light = (to_lab(grey)[0, 0, 0] for grey in greys)
+    found = colour_score(greys[1:3], [Reference(greys[0]), Reference(greys[3])], None)
+    kept = (darkish - dark) + (light - lightish)
+    swapped = (light - darkish) + (lightish - dark)
+    margin = (swapped - kept) / (swapped + kept)
+    assert 0.3 < margin < 0.9
+    assert found == pytest.approx((1.0, margin, (1 + margin) / 2), abs=1e-5)
+
+
 # Altered references
 
 
-def test_alterations_move_shapes_and_keep_the_figures_colours(scenes) -> None:
-    reference = scenes[0].references[0]
+def test_alterations_move_shapes_and_keep_the_figures_colours(drawn) -> None:
+    reference = drawn[0].references[0]
     rng = np.random.default_rng(0)
     for name, alter in ALTERATIONS.items():
         altered = alter(reference, rng)
@@ -168,8 +193,8 @@ def test_alterations_move_shapes_and_keep_the_figures_colours(scenes) -> None:
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_peers_keep_the_lines_and_take_colours_of_the_reference(name, scenes) -> None:
-    scene = scenes[0]
+def test_peers_keep_the_lines_and_take_colours_of_the_reference(name, drawn) -> None:
+    scene = drawn[0]
     errors = {}
     for number in (0, 1):
         made = PEERS[name](scene.sketch, scene.references[number].image)

@@ -57,7 +57,10 @@ def test_results_need_no_model(asked: list) -> None:
     ("words", "message"),
     [
         (["assets/nano"], "say on what: nurie evaluate assets/nano --data SHARDS"),
-        (["--compare", "a", "b", "--seed", "3"], "--seed: --compare takes --output only"),
+        (
+            ["--compare", "a", "b", "--seed", "3"],
+            "--seed: --compare takes --output",
+        ),
         (["--compare", "a", "b"], "a: no finished evaluation"),
         (["configs/model/nano.yaml"], "this command needs a file of kind 'eval'"),
         (["--results", "x", "--num-samples", "3"], "num_samples: unknown setting"),

@@ -201,6 +201,7 @@ def test_serve_config():
     limits = gpu["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert float(limits["cpu"]) >= args.num_cpus
     assert float(limits["nvidia.com/gpu"]) >= args.num_gpus
+    assert gpu["template"]["spec"]["terminationGracePeriodSeconds"] > args.limits.deadline_s
 
 
 APPLICATION = {"import_path": "nurie_serve.app:build"}
@@ -238,6 +239,14 @@ def test_written_deploy_file_is_the_same_application(name, tmp_path, capsys):
     file.write_text(file.read_text().replace("route_prefix", "route_prefx"))
     assert main(["serve", "--check-deploy-file", str(file)]) == 2
     assert "did you mean route_prefix?" in capsys.readouterr().err
+
+
+def test_shipped_deploy_file_is_what_the_command_writes(tmp_path):
+    shipped, written = ROOT / "serve/nano.yaml", tmp_path / "nano.yaml"
+    check_deploy_file(shipped)
+    config = ROOT / "configs/serve/nano.yaml"
+    assert main(["serve", str(config), "--write-deploy-file", str(written)]) == 0
+    assert shipped.read_text() == written.read_text()
 
 
 def test_train_job_runs_an_existing_command(monkeypatch):

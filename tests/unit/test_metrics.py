@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 import pytest
-from scipy.ndimage import correlate1d, distance_transform_edt
+from scipy.ndimage import binary_dilation, correlate1d, distance_transform_edt, gaussian_filter
 from scipy.stats import wasserstein_distance
 
 from nurie.evaluation.colour import (
@@ -132,6 +132,25 @@ def test_ms_ssim_of_flat_pictures_has_a_closed_form() -> None:
     share = 0.3001 / (0.0448 + 0.2856 + 0.3001)
     distance = ms_ssim_distance(flat(51, 51, 51), flat(204, 204, 204))
     assert distance == pytest.approx(1 - luminance**share, abs=1e-6)
+
+
+def test_ms_ssim_equals_a_second_implementation(picture: np.ndarray, noise: np.ndarray) -> None:
+    # Three scales fit into 64 pixels: contrast and structure of the first two, all of the last.
+    other, c1, c2 = noisy(picture, noise, 30), 0.01**2, 0.03**2
+    a, b, product = picture / 255.0, other / 255.0, 1.0
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001)):
+        (mu_a, mu_b), (square_a, square_b) = (
+            [gaussian_filter(x, (1.5, 1.5, 0), radius=(5, 5, 0))[5:-5, 5:-5] for x in pair]
+            for pair in ((a, b), (a * a, b * b))
+        )
+        both = gaussian_filter(a * b, (1.5, 1.5, 0), radius=(5, 5, 0))[5:-5, 5:-5]
+        variances = square_a - mu_a**2 + square_b - mu_b**2
+        term = (2 * (both - mu_a * mu_b) + c2) / (variances + c2)
+        if scale == 2:
+            term = term * (2 * mu_a * mu_b + c1) / (mu_a**2 + mu_b**2 + c1)
+        product *= term.mean() ** (weight / (0.0448 + 0.2856 + 0.3001))
+        a, b = (x.reshape(len(x) // 2, 2, len(x) // 2, 2, 3).mean(axis=(1, 3)) for x in (a, b))
+    assert ms_ssim_distance(picture, other) == pytest.approx(1 - product, abs=1e-9)
 
 
 def test_more_noise_is_further_away(picture: np.ndarray, noise: np.ndarray) -> None:
@@ -310,6 +329,21 @@ def test_line_f1_rewards_the_sketch_lines() -> None:
     assert line_f1(sketch, moved) < line_f1(sketch, extra) < line_f1(sketch, good)
 
 
+def test_line_f1_is_that_of_scipys_dilation() -> None:
+    sketch, result = disk((255, 255, 255))[..., 0], disk((200, 80, 60), x=35)
+    near = np.ones((5, 5), bool)
+    near[[0, 0, 0, 0, 4, 4, 4, 4], [0, 1, 3, 4, 0, 1, 3, 4]] = False  # 2 pixels around
+    lines, found = edges(sketch), edges(result)
+    precision = binary_dilation(lines, near)[found].mean()
+    recall = binary_dilation(found, near)[lines].mean()
+    expected = 2 / (1 / precision + 1 / recall)
+    assert 0.3 < expected < 0.9
+    assert line_f1(sketch, result) == pytest.approx(expected, abs=1e-12)
+    assert shape_change(disk((70, 90, 210)), result) == pytest.approx(
+        1 - edge_f1(edges(disk((70, 90, 210))), found), abs=1e-12
+    )
+
+
 def test_edge_distance_is_scipys() -> None:
     first, second = edges(disk((200, 80, 60))), edges(disk((200, 80, 60), x=35))
     both = [
@@ -332,6 +366,19 @@ def test_line_distance_score_falls_with_every_pixel() -> None:
 
 
 # All at once
+
+
+def test_differences_to_the_truth_by_hand() -> None:
+    truth, sketch = flat(255, 255, 255), np.full((64, 64), 255, np.uint8)
+    result = truth.copy()
+    result[:16], result[16:19] = (90, 60, 30), (0, 0, 0)  # 25.0% and 4.7% of all
+    found = measure(result, Picture(truth, sketch), Reference(truth))
+    brown = lab_distance((255, 255, 255), (90, 60, 30))
+    assert found["delta_e"] == pytest.approx((16 * brown + 3 * 100) / 64)
+    assert found["delta_e_p95"] == pytest.approx(brown)
+    # Brown and black lie on about the same side of white, so that their distances add up.
+    assert found["palette_to_truth"] == found["palette_to_reference"]
+    assert found["palette_to_truth"] == pytest.approx(found["delta_e"], rel=0.05)
 
 
 def test_what_is_measured_follows_from_what_is_known() -> None:

@@ -6,9 +6,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 from scipy.linalg import sqrtm
 from sklearn.metrics.pairwise import polynomial_kernel
 
@@ -16,58 +14,34 @@ from nurie.config.evaluate import EncoderConfig, NetworksConfig
 from nurie.evaluation.distributions import frechet_distance, kernel_distance
 from nurie.evaluation.networks import NetworkError, Networks, network_digests, open_encoder
 from nurie.evaluation.statistics import adjust, bootstrap, compare_paired
+from tests.networks import mean_colour_network, squared_error_network
 
 ROOT = Path(__file__).parents[2]
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
-def save_onnx(path: Path, nodes: list, inputs: int, result: list) -> Path:
-    pictures = [
-        helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, ["n", 3, "h", "w"])
-        for i in range(inputs)
-    ]
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, result)
-    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])
-    graph = helper.make_graph(nodes, "g", pictures, [output], [axes])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.save(model, path)
-    return path
-
-
 @pytest.fixture
-def mean_colour_network(tmp_path: Path) -> Path:
-    """An encoder whose feature is the mean colour."""
-    nodes = [helper.make_node("ReduceMean", ["x0", "axes"], ["y"], keepdims=0)]
-    return save_onnx(tmp_path / "mean.onnx", nodes, 1, ["n", 3])
-
-
-@pytest.fixture
-def squared_error_network(tmp_path: Path) -> Path:
-    """A distance of two pictures: their mean squared difference per channel."""
-    nodes = [
-        helper.make_node("Sub", ["x0", "x1"], ["d"]),
-        helper.make_node("Mul", ["d", "d"], ["s"]),
-        helper.make_node("ReduceMean", ["s", "axes"], ["y"], keepdims=0),
-    ]
-    return save_onnx(tmp_path / "lpips.onnx", nodes, 2, ["n", 3])
+def mean_colours(tmp_path: Path) -> Path:
+    return mean_colour_network(tmp_path / "mean.onnx")
 
 
 def flat(*rgb: int) -> np.ndarray:
     return np.full((32, 32, 3), rgb, np.uint8)
 
 
-def test_a_network_by_path_measures_likeness(
-    mean_colour_network: Path, squared_error_network: Path
-) -> None:
+def test_a_network_by_path_measures_likeness(tmp_path: Path, mean_colours: Path) -> None:
     config = NetworksConfig(
-        encoder=EncoderConfig(path=mean_colour_network, image_size=16, **PLAIN),
-        lpips=squared_error_network,
+        encoder=EncoderConfig(path=mean_colours, image_size=16, **PLAIN),
+        lpips=squared_error_network(tmp_path / "lpips.onnx"),
     )
     networks = Networks(config)
     red, green, reddish = flat(255, 0, 0), flat(0, 255, 0), flat(255, 51, 0)
     near, far = (networks.measure(made, red, red) for made in (reddish, green))
     assert near["reference_likeness"] == pytest.approx(1 / np.sqrt(1 + 0.2**2), abs=1e-5)
     assert far["reference_likeness"] == pytest.approx(0.0, abs=1e-5)
+    unlike = networks.measure(red, green, reddish)
+    assert unlike["reference_likeness"] == pytest.approx(0.0, abs=1e-5)
+    assert unlike["truth_likeness"] == pytest.approx(1 / np.sqrt(1 + 0.2**2), abs=1e-5)
     # -1..1: 51 of 255 is 0.4, in one of three channels.
     assert near["lpips"] == pytest.approx(0.4**2 / 3, abs=1e-5)
     assert near["lpips"] < far["lpips"]
@@ -89,7 +63,7 @@ def test_the_shipped_encoder_is_a_network() -> None:
     assert np.abs(red - blue).max() > 0.01
 
 
-def test_what_is_no_network_is_refused(tmp_path: Path, mean_colour_network: Path) -> None:
+def test_what_is_no_network_is_refused(tmp_path: Path, mean_colours: Path) -> None:
     with pytest.raises(NetworkError, match="no such file"):
         open_encoder(EncoderConfig(path=tmp_path / "gone.onnx"))
     broken = tmp_path / "broken.onnx"
@@ -97,7 +71,7 @@ def test_what_is_no_network_is_refused(tmp_path: Path, mean_colour_network: Path
     with pytest.raises(NetworkError, match="not an ONNX model"):
         open_encoder(EncoderConfig(path=broken))
     with pytest.raises(NetworkError, match="2 x"):
-        Networks(NetworksConfig(lpips=mean_colour_network))
+        Networks(NetworksConfig(lpips=mean_colours))
     with pytest.raises(NetworkError, match="no image encoder"):
         open_encoder(EncoderConfig(path=tmp_path))
 

@@ -14,6 +14,8 @@ from nurie.config.model import SamplingConfig
 from nurie.inference.controls import CONTROLS, ControlError
 from nurie.inference.pipeline import ColorizationPipeline
 from nurie.inference.scheduler import SCHEDULERS
+from nurie.models.foreground_encoder import ForegroundAdapter
+from nurie.models.reference_encoder import ReferenceEncoder
 from tests.tiny import randomise, tiny_components, tiny_model
 
 
@@ -42,6 +44,7 @@ def painting(seed: int = 0) -> Image.Image:
 
 def colour(pipeline: ColorizationPipeline, **changes: Any) -> np.ndarray:
     settings = {"sketch": drawing(), "reference": painting(), "num_inference_steps": 3, "seed": 1}
+    settings["line_overlay"] = 0.0  # what the model makes, without the sketch's own lines over it
     return np.asarray(pipeline(**(settings | changes)).images[0], dtype=np.int16)
 
 
@@ -229,18 +232,36 @@ def test_adapters_run_once_per_picture(pipeline: ColorizationPipeline) -> None:
     assert sorted(calls) == ["background_encoder", "foreground_adapter", "sketch_encoder"]
 
 
-def test_a_remembered_reference_makes_the_same_picture(pipeline: ColorizationPipeline) -> None:
-    plain = colour(pipeline)
+def test_a_remembered_reference_makes_the_same_picture(
+    pipeline: ColorizationPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = drawing().transpose(Image.Transpose.ROTATE_90)
+    plain = [colour(pipeline), colour(pipeline, sketch=other, seed=2)]
+    calls: list[type] = []
+
+    def count(kind: type, method: str) -> None:
+        real = getattr(kind, method)
+
+        def counted(*given: Any) -> Any:
+            calls.append(kind)
+            return real(*given)
+
+        monkeypatch.setattr(kind, method, counted)
+
+    count(ForegroundAdapter, "forward")
+    count(ReferenceEncoder, "__call__")
     pipeline.enable_reference_cache(8)
     cache = pipeline.reference_cache
     try:
-        for _ in range(3):
-            np.testing.assert_array_equal(colour(pipeline), plain)
+        for _ in range(2):
+            np.testing.assert_array_equal(colour(pipeline), plain[0])
+            np.testing.assert_array_equal(colour(pipeline, sketch=other, seed=2), plain[1])
     finally:
         pipeline.reference_cache = None
     assert cache is not None
-    # Tokens, and the latents that both adapters start from, are made once.
-    assert (cache.hits, cache.misses) == (7, 2)
+    assert sorted(calls, key=str) == [ForegroundAdapter, ReferenceEncoder], "each once"
+    # Tokens, the latents that both adapters start from, and the foreground's features.
+    assert (cache.hits, cache.misses) == (13, 3)
 
 
 @pytest.mark.parametrize("scheduler", ["default", *SCHEDULERS])

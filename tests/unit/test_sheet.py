@@ -118,9 +118,9 @@ def test_tables_show_what_there_is(measured: list[Measured]) -> None:
     summary = summarize(measured)
     (plain,) = tables(summary, intervals=False)
     assert [list(plain.header), *plain.rows] == [
-        ["", "own n=3", "wrong n=2", "better"],
-        ["PSNR, dB", "23", "11", "higher"],
-        ["delta E, hair", "10", "50", "lower"],
+        ["", "own, n=3", "wrong, n=2", "better"],
+        ["PSNR, dB", "23.0", "11.0", "higher"],
+        ["delta E, hair", "10.0", "50.0", "lower"],
     ]
     report = {
         "model": "models:/nurie@champion",
@@ -137,8 +137,8 @@ def test_tables_show_what_there_is(measured: list[Measured]) -> None:
     page = markdown("Evaluation", describe(report), found, skipped)
     assert page.startswith("# Evaluation\n\nModel `models:/nurie@champion` (manifest 0123456789ab)")
     assert "20 steps, guidance the model's own, seed 0" in page
-    assert "| PSNR, dB | 23 (20 to 26) | 11 (10 to 12) | higher |" in page
-    assert "| own_minus_wrong/psnr | 12 |" in page
+    assert "| PSNR, dB | 23.0 (20.0 to 26.0) | 11.0 (10.0 to 12.0) | higher |" in page
+    assert "| PSNR, dB: own minus wrong | 12.0 |" in page
     assert "Left out of `same_palette`: 3 of 3 samples have no such reference." in page
 
 
@@ -156,23 +156,30 @@ def test_systems_stand_side_by_side(measured: list[Measured]) -> None:
     ]
     own = found["All systems, reference `own`"]
     assert list(own.header) == ["", "model", "mean_colour", "better"]
-    assert own.rows[0] == ["PSNR, dB", "23 (20 to 26)", "1 (1 to 1)", "higher"]
+    assert own.rows[0] == ["PSNR, dB", "23.0 (20.0 to 26.0)", "1.00 (1.00 to 1.00)", "higher"]
     assert own.rows[1][2] == "-"
     kinds = found["Entanglement by type of reference"].rows
-    assert kinds == [["noise", "0.25 (0.25 to 0.25)", "0.25 (0.25 to 0.25)"]]
+    assert kinds == [["noise", "0.250 (0.250 to 0.250)", "0.250 (0.250 to 0.250)"]]
 
 
 def test_the_page_carries_its_pictures_and_escapes_text() -> None:
     table = Table("`x` <b>", ["", "a"], [["row", "1.5 (1 to 2)"]], "note")
     square = np.full((300, 300, 3), RED, np.uint8)
-    gallery = Gallery("Cases", "text", [Case("<i>", {"result": square, "sketch": square[..., 0]})])
+    gallery = Gallery(
+        "Cases",
+        "text",
+        [Case("<i>", {"result": square, "sketch": square[..., 0], "pair": [square] * 2})],
+    )
     page = render("Title & more", "head", [table], [gallery, Gallery("none", "", [])], {"k": "v"})
     assert "<code>x</code> &lt;b&gt;" in page
+    # Every link of the contents has its heading.
+    anchors = re.findall(r'<a href="#([^"]+)">', page)
+    assert anchors == re.findall(r'<h2 id="([^"]+)">', page) == ["x-b", "cases"]
     assert "<td>1.5 <small>(1 to 2)</small></td>" in page
     assert "Title &amp; more" in page
     assert "&lt;i&gt;" in page
     assert "none" not in page
     data = re.findall(r"data:image/webp;base64,([^\"]+)", page)
-    assert len(data) == 2
+    assert len(data) == 4  # Two of them stand above each other.
     shown = Image.open(io.BytesIO(base64.b64decode(data[0])))
     assert shown.size == (256, 256)
