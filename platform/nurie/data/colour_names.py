@@ -49,8 +49,16 @@ def srgb_to_lab(rgb: np.ndarray) -> np.ndarray:
     Returns:
         Lab colours, float64 [..., 3].
     """
-    rgb = np.asarray(rgb, np.float64)
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return linear_to_lab(srgb_to_linear(np.asarray(rgb, np.float64)))
+
+
+def srgb_to_linear(rgb: np.ndarray) -> np.ndarray:
+    """Undo the gamma of sRGB values in 0..1, each by itself; light in 0..1."""
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_lab(linear: np.ndarray) -> np.ndarray:
+    """CIELAB of light [..., 3] as ``srgb_to_linear`` gives it."""
     to_xyz = np.array(
         [
             (0.4124564, 0.3575761, 0.1804375),

@@ -93,8 +93,9 @@ class Manifest(BaseModel):
         shards = tuple(shard for shard in self.shards if shard.split == split)
         if not shards:
             raise ManifestError(
-                f"no split {split!r}; this data set has {sorted(self.counts)} (pictures of one's "
-                "own have a test split from ten pictures on, unless source.test_fraction is 0)"
+                f"no split {split!r}; this data set has {sorted(self.counts)}. A tenth of own "
+                "pictures is kept for tests from ten different ones on (near-duplicates count "
+                "once), unless source.test_fraction is 0: add pictures and build it again"
             )
         return shards
 
