@@ -15,7 +15,9 @@ from pathlib import Path
 
 import psutil
 
-STOP_SECONDS = 20.0
+STOP_SIGNALS = ((signal.SIGINT, 5.0), (signal.SIGTERM, 15.0))
+"""What a process is sent to end it, and the seconds it has: children of a shell's background job
+ignore the first."""
 LOG_TAIL_BYTES = 8192
 # Progress bars go to the log too, which is no terminal: the demo shows its newest line.
 _SHOW_PROGRESS = {"PYTHONUNBUFFERED": "1", "FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}
@@ -102,9 +104,11 @@ class NurieProcess:
         """End the command and everything it started; does nothing when all has ended."""
         if self.is_running():
             family = psutil.Process(self._process.pid).children(recursive=True)
-            self._process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_SECONDS)
+            for number, seconds in STOP_SIGNALS:
+                self._process.send_signal(number)
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(seconds)
+                    break
             # Ray's processes end with their driver; they get a moment for it.
             _, alive = psutil.wait_procs(family, 5.0)
             for process in alive:
