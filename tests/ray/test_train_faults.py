@@ -89,6 +89,7 @@ def test_a_killed_worker_changes_nothing(
 
 
 @pytest.mark.fault
+@pytest.mark.long
 def test_a_killed_driver_changes_nothing(prepared: Path, straight: Path) -> None:
     """The command dies, its private cluster with it; the same command finishes the run."""
     config = run_config(prepared, "driver", (12,), MUON)
