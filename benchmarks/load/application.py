@@ -119,12 +119,13 @@ def sleeping_loader(step_s: float, each_s: float, folder: str) -> ModelLoader:
 
 @ray_serve.deployment(ray_actor_options={"num_cpus": 0}, max_ongoing_requests=100)
 class Echo:
-    """The least that Ray Serve does with the same bodies: reads one, answers with as many bytes."""
+    """The least that Ray Serve does with the same bodies: reads one, answers with some bytes."""
 
     async def __call__(self, request: Request) -> Response:
         """Handle one request."""
         body = await request.body()
-        return Response(body[: int(request.query_params["answer"])], media_type="image/png")
+        size = int(request.query_params["answer"])
+        return Response(body[:size].ljust(size), media_type="image/png")
 
 
 class Application:

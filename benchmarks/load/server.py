@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -170,6 +170,15 @@ class Server:
     def num_descriptors(self) -> int:
         """Open files and sockets of Ray Serve's processes."""
         return sum(_or_zero(process.num_fds) for process in self.processes())
+
+    def num_connections(self, ports: Collection[int]) -> int:
+        """Connections that Ray Serve's processes hold to these ports of visitors."""
+        return sum(
+            connection.raddr.port in ports
+            for process in self.processes()
+            for connection in process.net_connections("tcp")
+            if connection.raddr
+        )
 
     def kill(self) -> None:
         """Kill the driver and its cluster at once, as a power cut would."""

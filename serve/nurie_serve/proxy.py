@@ -2,7 +2,8 @@
 
 The proxies obey headers of visitors: one switches time-outs off, one makes work go on for visitors
 who left. They tell everybody which applications run here. And they take in bodies as fast as these
-come, of any size, whether the application takes them or not. They take the middleware of
+come, of any size, whether the application takes them or not, and keep answers for visitors who do
+not read them. They take the middleware of
 :func:`middleware` from the environment variable ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH``,
 which ``nurie serve`` and the manifests set.
 """
@@ -28,7 +29,8 @@ MAX_BODY_VARIABLE = "NURIE_MAX_BODY_BYTES"
 """Environment variable with the largest body, else the default of ``limits.max_body_bytes``."""
 GRACE_S = 20.0
 MIN_BYTES_PER_S = 4096
-"""A body that comes slower than this, after the time of grace, is given up."""
+"""A body that comes slower than this, after the time of grace, is given up; so is an answer that is
+read slower."""
 LINGER_S = 2.0
 
 
@@ -144,6 +146,64 @@ class _Body:
             pass
 
 
+class DropSlowReaders:
+    """Ends connections whose visitors leave their answers lying.
+
+    What a visitor does not read fills the memory of the proxy. An event stream without news has
+    nothing that lies there.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        # ASGI does not show the connection; uvicorn's ``send`` is a method of what holds it.
+        connection = getattr(getattr(send, "__self__", None), "transport", None)
+        if scope["type"] == "http" and connection is not None:
+            send = _Answer(connection, send).send
+        await self.app(scope, receive, send)
+
+
+class _Answer:
+    """One answer on its way out.
+
+    Args:
+        connection: To the visitor.
+        send: Of the server.
+    """
+
+    def __init__(self, connection: asyncio.WriteTransport, send: Send) -> None:
+        self._connection = connection
+        self._send = send
+        self._written = 0
+        self._complete = False
+        self._watch: asyncio.Task[None] | None = None
+
+    async def send(self, message: Message) -> None:
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._drop_if_slow())
+        self._written += len(message.get("body", b""))
+        await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._complete = True
+            if not self._connection.get_write_buffer_size():
+                self._watch.cancel()
+
+    async def _drop_if_slow(self) -> None:
+        """Return when all is read or the connection has ended."""
+        lying, slow = self._connection.get_write_buffer_size(), 0
+        # A connection that is closing waits for its visitor, too.
+        while lying or not (self._complete or self._connection.is_closing()):
+            before, written = lying, self._written
+            await asyncio.sleep(GRACE_S / 2)
+            lying = self._connection.get_write_buffer_size()
+            taken = self._written - written + before - lying
+            slow = slow + 1 if before and lying and taken < MIN_BYTES_PER_S * GRACE_S / 2 else 0
+            if slow == 2:
+                self._connection.abort()
+
+
 def _too_slow() -> Problem:
     return Problem(
         HTTPStatus.REQUEST_TIMEOUT,
@@ -161,4 +221,5 @@ def middleware() -> list[Middleware]:
         Middleware(HideRoutes),
         Middleware(StripOverrides),
         Middleware(RequestId),
+        Middleware(DropSlowReaders),
     ]

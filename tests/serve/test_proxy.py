@@ -6,13 +6,16 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import uvicorn
+from starlette.types import ASGIApp
 
 from nurie_serve import proxy
-from nurie_serve.proxy import LimitBody, middleware
+from nurie_serve.proxy import DropSlowReaders, LimitBody, middleware
 from tests.serve.waiting import eventually
 
 MOST = 100_000
@@ -106,16 +109,27 @@ def test_the_largest_body_is_the_operators(monkeypatch: pytest.MonkeyPatch) -> N
     assert middleware()[1].kwargs == {"max_bytes": 32 * 2**20}
 
 
-@pytest.fixture
-def port() -> Iterator[int]:
-    app = LimitBody(Greedy(), MOST)
+@contextmanager
+def serving(app: ASGIApp) -> Iterator[uvicorn.Server]:
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
     eventually(lambda: server.started)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join()
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with serving(LimitBody(Greedy(), MOST)) as server:
+        yield port_of(server)
+
+
+def port_of(server: uvicorn.Server) -> int:
+    return server.servers[0].sockets[0].getsockname()[1]
 
 
 HEAD = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -138,3 +152,56 @@ def test_a_visitor_who_sends_too_much_reads_why(port: int) -> None:
         answer = connection.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"body_too_large" in answer
+
+
+HUGE = 20 * 2**20
+GRACE_S = 0.5
+
+
+class Generous:
+    """Answers with more than all buffers on the way take, or bit by bit."""
+
+    def __init__(self) -> None:
+        self.pieces_s: list[float] = []
+
+    async def __call__(self, scope: dict, receive, send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        for pause_s in self.pieces_s:
+            await asyncio.sleep(pause_s)
+            await send({"type": "http.response.body", "body": b"news", "more_body": True})
+        await send({"type": "http.response.body", "body": b"x" * HUGE})
+
+
+@pytest.fixture
+def generous(monkeypatch: pytest.MonkeyPatch) -> Generous:
+    monkeypatch.setattr(proxy, "GRACE_S", GRACE_S)
+    return Generous()
+
+
+def look_at(server: uvicorn.Server) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port_of(server)), timeout=30)
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+    return connection
+
+
+def read(connection: socket.socket, pause_s: float = 0.0) -> int:
+    taken = 0
+    while part := connection.recv(2**17):
+        taken += len(part)
+        time.sleep(pause_s)
+    return taken
+
+
+def test_a_visitor_who_does_not_read_is_cut_off(generous: Generous) -> None:
+    with serving(DropSlowReaders(generous)) as server, look_at(server) as connection:
+        connections = server.server_state.connections
+        eventually(lambda: connections)
+        eventually(lambda: not connections, 20 * GRACE_S)
+        assert 0 < read(connection) < HUGE
+
+
+def test_pauses_between_news_and_slow_lines_are_no_offence(generous: Generous) -> None:
+    generous.pieces_s = [GRACE_S, 2 * GRACE_S]
+    with serving(DropSlowReaders(generous)) as server, look_at(server) as connection:
+        # The whole answer takes several times the grace.
+        assert read(connection, GRACE_S / 40) > HUGE
