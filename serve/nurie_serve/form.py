@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import secrets
@@ -17,6 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from nurie.config.serve import LimitsConfig
 from nurie.inference.controls import Control, ControlError, parse_controls, unknown_control
+from nurie.inference.png import encode_png
 from nurie_serve.decoding import DecoderPool
 from nurie_serve.errors import Problem
 from nurie_serve.schema import IMAGE_INPUTS, REQUIRED_INPUTS
@@ -199,9 +199,7 @@ def decode(
     decoded = {}
     for name, data in files.items():
         image = decoders.decode(data, name, limits.max_pixels, limits.max_side)
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG", compress_level=1)
-        decoded[name] = Decoded(buffer.getvalue(), image.size)
+        decoded[name] = Decoded(encode_png(image), image.size)
     return decoded
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from nurie.data.lines import sketch_from_image
 from nurie.inference.foreground import find_figure
 from nurie.inference.images import to_rgb
+from nurie.inference.png import encode_png
 
 _LINE_STYLE = "xdog"
 
@@ -24,7 +25,7 @@ def draw_lines(png: bytes) -> bytes:
     pixels = np.asarray(to_rgb(_open(png)))
     # The same picture gives the same lines.
     sketch = sketch_from_image(pixels, _LINE_STYLE, np.random.default_rng(0))
-    return _png(Image.fromarray((sketch * 255).round().astype(np.uint8)))
+    return encode_png(Image.fromarray((sketch * 255).round().astype(np.uint8)))
 
 
 def find_mask(png: bytes) -> bytes:
@@ -36,7 +37,7 @@ def find_mask(png: bytes) -> bytes:
     Returns:
         A grey PNG, 255 on the figure.
     """
-    return _png(find_figure(_open(png)))
+    return encode_png(find_figure(_open(png)))
 
 
 KINDS: dict[str, Callable[[bytes], bytes]] = {"line": draw_lines, "mask": find_mask}
@@ -44,9 +45,3 @@ KINDS: dict[str, Callable[[bytes], bytes]] = {"line": draw_lines, "mask": find_m
 
 def _open(png: bytes) -> Image.Image:
     return Image.open(io.BytesIO(png), formats=["PNG"])
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()

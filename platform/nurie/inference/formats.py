@@ -10,11 +10,11 @@ from pathlib import Path
 from nurie.inference.layers import LayeredPicture
 from nurie.inference.openraster import (
     merged_png,
-    png,
     read_openraster,
     without_texts,
     write_openraster,
 )
+from nurie.inference.png import encode_png
 from nurie.inference.recipe import Recipe, read_recipe
 
 Writer = Callable[[LayeredPicture, bytes | None], bytes]
@@ -107,7 +107,7 @@ def convert(openraster: bytes, file_format: Format, metadata: bool) -> bytes:
 
 
 def _png(picture: LayeredPicture, xmp: bytes | None) -> bytes:
-    return png(picture.flatten(), xmp)
+    return encode_png(picture.flatten(), xmp)
 
 
 def _webp(picture: LayeredPicture, xmp: bytes | None) -> bytes:

@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from nurie.inference.layers import COLOUR, LINE, MASK, Layer, LayeredPicture
+from nurie.inference.png import encode_png
 
 _THUMBNAIL_SIDE = 256
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -33,9 +33,9 @@ def write_openraster(picture: LayeredPicture, xmp: bytes | None = None) -> bytes
         # The format demands that this one comes first.
         "mimetype": b"image/openraster",
         "stack.xml": _stack(layers, merged.size),
-        **{f"data/{layer.name}.png": png(layer.image) for layer in layers},
-        "mergedimage.png": png(merged, xmp),
-        "Thumbnails/thumbnail.png": png(small),
+        **{f"data/{layer.name}.png": encode_png(layer.image) for layer in layers},
+        "mergedimage.png": encode_png(merged, xmp),
+        "Thumbnails/thumbnail.png": encode_png(small),
     }
     buffer = io.BytesIO()
     # PNGs are compressed already; stored, the merged picture's metadata stays readable.
@@ -79,16 +79,6 @@ def without_texts(data: bytes) -> bytes:
             kept.append(data[place:end])
         place = end
     return b"".join(kept)
-
-
-def png(image: Image.Image, xmp: bytes | None = None) -> bytes:
-    """A PNG file, with metadata if given."""
-    texts = PngInfo()
-    if xmp is not None:
-        texts.add_itxt("XML:com.adobe.xmp", xmp.decode())
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=texts)
-    return buffer.getvalue()
 
 
 def _stack(layers: tuple[Layer, ...], size: tuple[int, int]) -> bytes:
