@@ -77,7 +77,7 @@ class Endpoint:
         """How a job is doing."""
         return self.get(f"/v1/jobs/{job_id}").json()
 
-    def ended(self, job_id: str, seconds: float = 90.0) -> dict[str, Any]:
+    def ended(self, job_id: str, seconds: float = 180.0) -> dict[str, Any]:
         """Wait until a job has ended, even while the endpoint does not answer."""
 
         def look() -> dict[str, Any] | None:
@@ -88,7 +88,7 @@ class Endpoint:
             found = answer.json() if answer.status_code == 200 else {}
             return found if found.get("status") in FINAL else None
 
-        return eventually(look, seconds, 0.05)
+        return eventually(look, seconds, 0.1)
 
     def models(self) -> list[str]:
         """Names of the models that answer."""

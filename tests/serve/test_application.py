@@ -173,7 +173,7 @@ def test_new_version_under_load_fails_no_request(
         limits = config.limits.model_copy(update={"max_side": 1024})
         changed = config.model_copy(update={"limits": limits})
         run.start(changed, bind(changed, nano_loader(STEP_S)))
-        eventually(lambda: before not in endpoint.models(), 90)
+        eventually(lambda: before not in endpoint.models(), 180, 0.2)
 
     answers = send_meanwhile(endpoint, files, roll_out)
     assert {answer.status_code for answer in answers} == {200}
@@ -200,7 +200,7 @@ def test_figures_of_the_dashboard_are_exported(
 
     # Ray exports every ten seconds.
     assert endpoint.colorize(files, num_inference_steps=1).status_code == 200
-    eventually(lambda: not missing(), 40)
+    eventually(lambda: not missing(), 90, 0.5)
 
 
 def test_everything_killed_at_once_loses_nothing(
@@ -210,7 +210,7 @@ def test_everything_killed_at_once_loses_nothing(
     processes = find_processes(psutil.Process(), *SERVE_PROCESSES)
     assert len(processes) >= 4
     kill(processes)
-    eventually(endpoint.is_ready, 120, 0.1)
+    eventually(endpoint.is_ready, 180, 0.2)
     done = [endpoint.ended(job["id"]) for job in jobs]
     assert [job["status"] for job in done] == ["succeeded", "succeeded"]
     assert endpoint.colorize(files, num_inference_steps=1).status_code == 200
