@@ -28,7 +28,7 @@ from nurie.models.colorizer import ColorizationModel
 from nurie_serve import metrics, run
 from nurie_serve.app import bind
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 STEP_S = 0.2
