@@ -12,6 +12,7 @@ from nurie.config.loader import ConfigError, load_config
 from nurie.evaluation.statistics import bootstrap_crossed
 from nurie_cli import main as cli
 from nurie_pipelines.evaluate import ablate as module
+from nurie_pipelines.evaluate.ablation_report import compare_variants, mark
 from nurie_pipelines.evaluate.ablation_runs import plan_runs
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +101,7 @@ def test_the_dry_run_lists_the_trainings(capsys) -> None:
     assert cli.main(["ablate", FILE, "--dry-run", "--seeds", "[4]"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 7
-    assert lines[4].startswith("ablations-nano-no_foreground-4: backbone 600, background 100; ")
+    assert lines[4].startswith("ablations-nano-no_foreground-4: backbone 240, background 40; ")
 
 
 def test_what_is_measured_is_not_trained_again(tmp_path: Path, monkeypatch) -> None:
@@ -144,3 +145,21 @@ def test_the_interval_of_repeated_runs_knows_both_sources_of_chance() -> None:
     assert bootstrap_crossed(alike[:, ::-1]) == pytest.approx(one)
     with pytest.raises(ValueError, match="no values"):
         bootstrap_crossed(np.zeros((0, 3)))
+
+
+def test_one_lucky_seed_is_no_proof() -> None:
+    base = np.random.default_rng(0).normal(20, 2, (3, 40))
+    variants = {
+        "better": base + 1,
+        "lucky": base + np.array([[-0.1], [-0.1], [3.0]]),
+        "same": base,
+    }
+    found = compare_variants({"full": base} | variants, "full")
+    assert {name: mark("psnr", found[name]) for name in found} == {
+        "full": "",
+        "better": " better",
+        "lucky": "",
+        "same": "",
+    }
+    assert mark("delta_e", found["better"]) == " worse"
+    assert found["lucky"].p < 0.05, "by the pictures alone it would be"

@@ -36,7 +36,6 @@ FILES = ("ablations.html", "ablations.md", "ablations.json", "grid.png")
 
 _SHOWN = METRICS | SWAP_METRICS
 _TABLES = (*PROTOCOLS, SWAPS)
-_NO_DIFFERENCE = Difference(0.0, 0.0, 0.0, 1.0, 0)
 
 
 def report_ablations(config: AblationsConfig, runs: list[Run]) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def report_ablations(config: AblationsConfig, runs: list[Run]) -> dict[str, Any]
                 metric: {
                     name: {
                         **interval._asdict(),
-                        "p": differences.get((protocol, metric, name), _NO_DIFFERENCE).p,
+                        "difference": differences[protocol, metric, name]._asdict(),
                     }
                     for name, interval in by_variant.items()
                 }
@@ -107,17 +106,35 @@ def _values(
 def _differences(
     found: Mapping[str, list[Evaluation]], base: str
 ) -> dict[tuple[str, str, str], Difference]:
-    """(protocol, metric, variant) -> paired difference to the base, means over seeds; p by Holm."""
-    raw: dict[tuple[str, str, str], Difference] = {}
-    for protocol in _TABLES:
-        for metric, by_variant in _values(found, protocol).items():
-            first = by_variant[base].mean(axis=0).tolist()
-            for name, values in by_variant.items():
-                if name != base:
-                    second = values.mean(axis=0).tolist()
-                    raw[protocol, metric, name] = compare_paired(first, second)
-    corrected = adjust({json.dumps(key): difference.p for key, difference in raw.items()})
+    """(protocol, metric, variant) -> difference to the base, p with Holm's correction."""
+    raw = {
+        (protocol, metric, name): difference
+        for protocol in _TABLES
+        for metric, by_variant in _values(found, protocol).items()
+        for name, difference in compare_variants(by_variant, base).items()
+    }
+    looked_at = {json.dumps(key): d.p for key, d in raw.items() if key[2] != base}
+    corrected = {json.dumps(key): d.p for key, d in raw.items()} | adjust(looked_at)
     return {key: d._replace(p=corrected[json.dumps(key)]) for key, d in raw.items()}
+
+
+def compare_variants(by_variant: Mapping[str, np.ndarray], base: str) -> dict[str, Difference]:
+    """Variant -> paired difference to the base.
+
+    The interval resamples seeds and pictures. The p is that of the pictures, means over seeds:
+    three seeds are too few for a test of their own.
+
+    Args:
+        by_variant: Values [seeds, pictures].
+        base: The variant that the others are compared with.
+    """
+    found = {}
+    for name, values in by_variant.items():
+        first, second = (each.mean(axis=0).tolist() for each in (by_variant[base], values))
+        over_both = bootstrap_crossed(values - by_variant[base])
+        paired = compare_paired(first, second)
+        found[name] = paired._replace(low=over_both.low, high=over_both.high)
+    return found
 
 
 def _variants_table(config: AblationsConfig) -> Table:
@@ -142,7 +159,7 @@ def _table(
         [
             _SHOWN[metric].title,
             *(
-                cell(interval, intervals) + _mark(metric, differences.get((protocol, metric, name)))
+                cell(interval, intervals) + mark(metric, differences[protocol, metric, name])
                 for name, interval in by_variant.items()
             ),
             _SHOWN[metric].better,
@@ -151,14 +168,15 @@ def _table(
     ]
     count = max(interval.n for interval in metrics[next(iter(metrics))].values())
     note = (
-        f"better, worse: than {names[0]}, p < 0.05 after Holm's correction; no word: it may be "
-        "chance."
+        f"better, worse: than {names[0]}, p < 0.05 over pictures after Holm's correction, and the "
+        "interval of the difference over seeds and pictures has one sign; no word: perhaps chance."
     )
     return Table(f"`{protocol}`, n={count}", ["", *names, "better"], rows, note)
 
 
-def _mark(metric: str, difference: Difference | None) -> str:
-    if difference is None or difference.p >= 0.05:
+def mark(metric: str, difference: Difference) -> str:
+    """The word for a difference that is more than chance, else none."""
+    if difference.p >= 0.05 or difference.low <= 0 <= difference.high:
         return ""
     better = (difference.mean > 0) == (_SHOWN[metric].better == "higher")
     return " better" if better else " worse"
