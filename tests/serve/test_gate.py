@@ -297,7 +297,14 @@ def test_ray_serve_takes_the_middleware(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(http_util, name, ENVIRONMENT[name])
     options = http_util.configure_http_middlewares(HTTPOptions())
     names = [each.cls.__name__ for each in options.middlewares]
-    assert names == ["HeaderLimit", "LimitBody", "HideRoutes", "StripOverrides", "RequestId"]
+    assert names == [
+        "HeaderLimit",
+        "LimitBody",
+        "HideRoutes",
+        "StripOverrides",
+        "RequestId",
+        "DropSlowReaders",
+    ]
 
 
 def test_a_proxy_does_the_same_and_hides_its_routes() -> None:
