@@ -19,7 +19,7 @@ from benchmarks.load.server import Server
 from nurie.inference.formats import convert, encode, find_format
 from nurie.inference.images import decode_image
 from nurie.inference.layers import LayeredPicture
-from nurie.inference.png import encode_png
+from nurie.inference.png import write_png
 from nurie.inference.recipe import Recipe
 
 SIDE = 592
@@ -147,7 +147,7 @@ def _picture_ms(files: Files, rounds: int = 5) -> float:
         size = (1, 1)
         for name, data in files.items():
             image = decode_image(data, name, 2**24)
-            Image.open(io.BytesIO(encode_png(image))).load()
+            Image.open(io.BytesIO(write_png(image))).load()
             size = image.size
         grey = Image.new("L", size, 255)
         layers = LayeredPicture(Image.new("RGB", size, "red"), grey, grey, 0.0)

@@ -16,7 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from nurie.config.serve import LimitsConfig
 from nurie.inference.controls import Control, ControlError, parse_controls, unknown_control
-from nurie.inference.png import encode_png
+from nurie.inference.png import write_png
 from nurie_serve.decoding import DecoderPool
 from nurie_serve.errors import Problem
 from nurie_serve.schema import IMAGE_INPUTS, REQUIRED_INPUTS
@@ -199,7 +199,7 @@ def decode(
     decoded = {}
     for name, data in files.items():
         image = decoders.decode(data, name, limits.max_pixels, limits.max_side)
-        decoded[name] = Decoded(encode_png(image), image.size)
+        decoded[name] = Decoded(write_png(image), image.size)
     return decoded
 
 

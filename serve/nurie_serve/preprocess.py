@@ -11,7 +11,7 @@ from PIL import Image
 from nurie.data.lines import sketch_from_image
 from nurie.inference.foreground import find_figure
 from nurie.inference.images import to_rgb
-from nurie.inference.png import encode_png
+from nurie.inference.png import write_png
 
 _LINE_STYLE = "xdog"
 
@@ -25,7 +25,7 @@ def draw_lines(png: bytes) -> bytes:
     pixels = np.asarray(to_rgb(_open(png)))
     # The same picture gives the same lines.
     sketch = sketch_from_image(pixels, _LINE_STYLE, np.random.default_rng(0))
-    return encode_png(Image.fromarray((sketch * 255).round().astype(np.uint8)))
+    return write_png(Image.fromarray((sketch * 255).round().astype(np.uint8)))
 
 
 def find_mask(png: bytes) -> bytes:
@@ -37,7 +37,7 @@ def find_mask(png: bytes) -> bytes:
     Returns:
         A grey PNG, 255 on the figure.
     """
-    return encode_png(find_figure(_open(png)))
+    return write_png(find_figure(_open(png)))
 
 
 KINDS: dict[str, Callable[[bytes], bytes]] = {"line": draw_lines, "mask": find_mask}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
-import uvicorn
 from PIL import Image
 
 from nurie.config.serve import ServeConfig
@@ -22,20 +20,15 @@ from nurie_serve.client import Client, Event, ServerError
 from nurie_serve.ingress import create_api
 from nurie_serve.jobs.tables import QUEUED
 from tests.serve.conftest import PNG, UNLUCKY, Handle, encode, line_drawing
+from tests.serve.listening import listening
 from tests.serve.waiting import eventually
 
 
 @pytest.fixture
 def address(config: ServeConfig, handle: Handle) -> Iterator[str]:
     app = create_api(config, handle)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    eventually(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    with listening(app) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
+import psutil
 import pytest
-import uvicorn
-from starlette.types import ASGIApp
 
 from nurie_serve import proxy
 from nurie_serve.proxy import DropSlowReaders, LimitBody, middleware
+from tests.serve.listening import listening
 from tests.serve.waiting import eventually
 
 MOST = 100_000
@@ -109,27 +107,10 @@ def test_the_largest_body_is_the_operators(monkeypatch: pytest.MonkeyPatch) -> N
     assert middleware()[1].kwargs == {"max_bytes": 32 * 2**20}
 
 
-@contextmanager
-def serving(app: ASGIApp) -> Iterator[uvicorn.Server]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    eventually(lambda: server.started)
-    try:
-        yield server
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 @pytest.fixture
 def port() -> Iterator[int]:
-    with serving(LimitBody(Greedy(), MOST)) as server:
-        yield port_of(server)
-
-
-def port_of(server: uvicorn.Server) -> int:
-    return server.servers[0].sockets[0].getsockname()[1]
+    with listening(LimitBody(Greedy(), MOST)) as port:
+        yield port
 
 
 HEAD = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -178,10 +159,16 @@ def generous(monkeypatch: pytest.MonkeyPatch) -> Generous:
     return Generous()
 
 
-def look_at(server: uvicorn.Server) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port_of(server)), timeout=30)
+def look_at(port: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
     connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
     return connection
+
+
+def num_visitors(port: int) -> int:
+    """Connections that this process, which is server and visitor, holds as the server."""
+    held = psutil.Process().net_connections("tcp")
+    return sum(bool(each.raddr) and each.laddr.port == port for each in held)
 
 
 def read(connection: socket.socket, pause_s: float = 0.0) -> int:
@@ -193,15 +180,14 @@ def read(connection: socket.socket, pause_s: float = 0.0) -> int:
 
 
 def test_a_visitor_who_does_not_read_is_cut_off(generous: Generous) -> None:
-    with serving(DropSlowReaders(generous)) as server, look_at(server) as connection:
-        connections = server.server_state.connections
-        eventually(lambda: connections)
-        eventually(lambda: not connections, 20 * GRACE_S)
+    with listening(DropSlowReaders(generous)) as port, look_at(port) as connection:
+        eventually(lambda: num_visitors(port))
+        eventually(lambda: not num_visitors(port), 20 * GRACE_S)
         assert 0 < read(connection) < HUGE
 
 
 def test_pauses_between_news_and_slow_lines_are_no_offence(generous: Generous) -> None:
     generous.pieces_s = [0.6 * GRACE_S, 1.2 * GRACE_S]
-    with serving(DropSlowReaders(generous)) as server, look_at(server) as connection:
+    with listening(DropSlowReaders(generous)) as port, look_at(port) as connection:
         # The whole answer takes longer than the grace.
         assert read(connection, GRACE_S / 100) > HUGE

@@ -14,7 +14,7 @@ from nurie.inference.openraster import (
     without_texts,
     write_openraster,
 )
-from nurie.inference.png import encode_png
+from nurie.inference.png import write_png
 from nurie.inference.recipe import Recipe, read_recipe
 
 Writer = Callable[[LayeredPicture, bytes | None], bytes]
@@ -107,7 +107,7 @@ def convert(openraster: bytes, file_format: Format, metadata: bool) -> bytes:
 
 
 def _png(picture: LayeredPicture, xmp: bytes | None) -> bytes:
-    return encode_png(picture.flatten(), xmp)
+    return write_png(picture.flatten(), xmp)
 
 
 def _webp(picture: LayeredPicture, xmp: bytes | None) -> bytes:

@@ -11,7 +11,7 @@ from xml.sax.saxutils import quoteattr
 from PIL import Image
 
 from nurie.inference.layers import COLOUR, LINE, MASK, Layer, LayeredPicture
-from nurie.inference.png import encode_png
+from nurie.inference.png import write_png
 
 _THUMBNAIL_SIDE = 256
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -33,9 +33,9 @@ def write_openraster(picture: LayeredPicture, xmp: bytes | None = None) -> bytes
         # The format demands that this one comes first.
         "mimetype": b"image/openraster",
         "stack.xml": _stack(layers, merged.size),
-        **{f"data/{layer.name}.png": encode_png(layer.image) for layer in layers},
-        "mergedimage.png": encode_png(merged, xmp),
-        "Thumbnails/thumbnail.png": encode_png(small),
+        **{f"data/{layer.name}.png": write_png(layer.image) for layer in layers},
+        "mergedimage.png": write_png(merged, xmp),
+        "Thumbnails/thumbnail.png": write_png(small),
     }
     buffer = io.BytesIO()
     # PNGs are compressed already; stored, the merged picture's metadata stays readable.

@@ -1,4 +1,4 @@
-"""PNG files that are written fast."""
+"""PNG files of pictures with metadata, written fast; arrays take ``nurie.data.png``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 
-def encode_png(image: Image.Image, xmp: bytes | None = None) -> bytes:
+def write_png(image: Image.Image, xmp: bytes | None = None) -> bytes:
     """A PNG file, with metadata if given.
 
     Drawings have runs of equal pixels: looking for nothing else takes a third of the time of
