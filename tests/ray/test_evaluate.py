@@ -306,6 +306,7 @@ def test_pictures_made_elsewhere_are_measured_alike(
     from nurie_pipelines.evaluate.run import evaluate_results
 
     results = ResultsConfig(
+        name="theirs",
         results=theirs,
         output=tmp_path / "measured",
         networks=config.networks,
@@ -313,6 +314,8 @@ def test_pictures_made_elsewhere_are_measured_alike(
         num_actors=3,
     )
     found = evaluate_results(results)
+    run = connect(config.tracking.uri).get_run(found["run_id"])
+    assert run.info.run_name == "theirs/evaluate"
     assert found["num_samples"] == 8
     assert "metrics against the truth" not in found["skipped"]
     measured = pq.read_table(results.output / "per_sample.parquet").to_pylist()

@@ -47,6 +47,7 @@ def test_variants_differ_in_what_they_name_only() -> None:
         assert run.train.tracking.registered_model is None
         assert run.train.init_from is None
         assert run.evaluate.model == str(run.train.output / "model")
+        assert run.evaluate.name == run.train.name  # MLflow's list tells them apart.
         assert run.evaluate.seed == 0  # All are measured on the same pairs.
         assert run.evaluate.disentanglement is not None
 

@@ -89,6 +89,7 @@ def _run(config: AblationsConfig, name: str, variant: VariantConfig, seed: int) 
     train = load_config(config.train, settings)
     measured = deepcopy(config.evaluate_settings) | tracking
     measured |= {"model": str(folder / "model"), "output": str(folder / "evaluation")}
+    measured["name"] = settings["name"]
     evaluate = load_config(config.evaluate, measured)
     # A file of another kind lacks these settings, which the loader has said by now.
     assert isinstance(train, TrainConfig) and isinstance(evaluate, EvaluateConfig)

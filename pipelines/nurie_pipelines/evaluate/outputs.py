@@ -154,7 +154,6 @@ def log_to_mlflow(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
     files: Sequence[str] = FILES,
-    parent_run_id: str | None = None,
 ) -> str | None:
     """Log a finished evaluation; without MLflow the files in ``output`` remain.
 
@@ -164,7 +163,7 @@ def log_to_mlflow(
     run_id = None
     try:
         tracker = MlflowTracker(tracking.uri, tracking.experiment)
-        run_id = tracker.start_run(name, parent_run_id=parent_run_id, params=params, tags=tags)
+        run_id = tracker.start_run(name, params=params, tags=tags)
         tracker.log_metrics(run_id, metrics)
         for file in files:
             tracker.log_artifact(run_id, output / file)

@@ -45,7 +45,7 @@ from nurie_pipelines.evaluate.outputs import (
 from nurie_pipelines.evaluate.store import ResultStore, Row
 
 
-def evaluate(config: EvaluateConfig, parent_run_id: str | None = None) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Colour test samples with right, same-palette and wrong references, and measure.
 
     Writes ``report.html``, ``metrics.md``, ``metrics.json``, ``contact_sheet.png`` and
@@ -54,7 +54,6 @@ def evaluate(config: EvaluateConfig, parent_run_id: str | None = None) -> dict[s
 
     Args:
         config: What to evaluate, and on what.
-        parent_run_id: MLflow run to nest the evaluation under.
 
     Returns:
         The content of ``metrics.json``, plus ``run_id`` (None: MLflow did not answer).
@@ -98,7 +97,7 @@ def evaluate(config: EvaluateConfig, parent_run_id: str | None = None) -> dict[s
         "skipped": plan.skipped | _unswapped(config, tasks, plan),
     }
     cases = Cases(rows, store, ShardSource(config.shards))
-    return _publish(config, report, summary, cases, parent_run_id)
+    return _publish(config, report, summary, cases)
 
 
 def evaluate_results(config: ResultsConfig) -> dict[str, Any]:
@@ -139,7 +138,7 @@ def evaluate_results(config: ResultsConfig) -> dict[str, Any]:
         "skipped": skipped,
     }
     return _publish(
-        config, report, summary, Cases(rows, store, ManifestSource(config.results), main), None
+        config, report, summary, Cases(rows, store, ManifestSource(config.results), main)
     )
 
 
@@ -195,18 +194,16 @@ def _publish(
     report: dict[str, Any],
     summary: Summary,
     cases: Cases,
-    parent_run_id: str | None,
 ) -> dict[str, Any]:
     write_files(config.output, report, summary, cases, config.sheet_rows)
     what = report.get("model") or report["results"]
     run_id = log_to_mlflow(
         config.tracking,
-        f"{_name(what)}/evaluate",
+        f"{config.name or _name(what)}/evaluate",
         config.output,
         mlflow_metrics(report, summary),
         config.model_dump(mode="json", exclude={"tracking"}),
         {"stage": "evaluate"} | {name: report[name] for name in report if name.endswith("_digest")},
-        parent_run_id=parent_run_id,
     )
     print_tables(f"{what} on {report['num_samples']} samples", report, summary, config.output)
     return report | {"run_id": run_id}

@@ -95,6 +95,8 @@ class GramMapsConfig(ConfigModel):
 class EvaluationBase(ConfigModel):
     """What every evaluation has."""
 
+    name: str | None = None
+    """Of its MLflow run (None: the folder of the model or of the results)."""
     output: AbsolutePath
     """Folder of the report, and of the results, with which an interrupted evaluation goes on."""
     networks: NetworksConfig = NetworksConfig()
