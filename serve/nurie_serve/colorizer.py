@@ -22,6 +22,7 @@ from nurie.inference.formats import convert, encode, find_format
 from nurie.inference.layers import LayeredPicture
 from nurie.inference.recipe import Recipe
 from nurie_serve import errors
+from nurie_serve.jobs.pixels import unpack
 from nurie_serve.jobs.replicas import ReplicaBoard, Reporter
 from nurie_serve.jobs.store import JobStore
 from nurie_serve.jobs.work import NewImage, Work, WorkQueue
@@ -269,8 +270,7 @@ class Colorizer:
     def _read(self, work: Work) -> dict[str, Image.Image]:
         pictures = {}
         for name, picture_id in work.inputs.items():
-            image = Image.open(io.BytesIO(self.queue.read_input(picture_id)), formats=["PNG"])
-            image.load()
+            image = unpack(self.queue.read_input(picture_id))
             pictures[name] = _mask(image) if name == "mask" else image
         return pictures
 

@@ -143,7 +143,7 @@ class UploadDocument(Document):
     upload_id: str
     """Send it as text in the place of a file."""
     sha256: str
-    """Of the picture as kept: decoded, turned upright, without metadata, as PNG."""
+    """Of the picture as kept: decoded, turned upright, without metadata."""
     width: int
     """In pixels."""
     height: int

@@ -16,9 +16,9 @@ from starlette.datastructures import FormData, UploadFile
 
 from nurie.config.serve import LimitsConfig
 from nurie.inference.controls import Control, ControlError, parse_controls, unknown_control
-from nurie.inference.png import write_png
 from nurie_serve.decoding import DecoderPool
 from nurie_serve.errors import Problem
+from nurie_serve.jobs.pixels import pack
 from nurie_serve.schema import IMAGE_INPUTS, REQUIRED_INPUTS
 from nurie_serve.strict_json import RepeatedName, parse_object
 
@@ -34,11 +34,11 @@ class Decoded:
     """A checked picture.
 
     Args:
-        png: Written anew, without metadata.
+        packed: Its pixels, see ``nurie_serve.jobs.pixels``.
         size: Width and height in pixels.
     """
 
-    png: bytes
+    packed: bytes
     size: tuple[int, int]
 
 
@@ -188,7 +188,7 @@ def check_upload_id(field: str, text: str) -> str:
 def decode(
     files: Mapping[str, bytes], limits: LimitsConfig, decoders: DecoderPool
 ) -> dict[str, Decoded]:
-    """Decode untrusted pictures and write them anew; slow, so not for the event loop.
+    """Decode untrusted pictures and pack their pixels; slow, so not for the event loop.
 
     Pictures are scaled down to the largest side of a result: more detail has no use, and a full
     queue of large pictures would fill the store.
@@ -199,7 +199,7 @@ def decode(
     decoded = {}
     for name, data in files.items():
         image = decoders.decode(data, name, limits.max_pixels, limits.max_side)
-        decoded[name] = Decoded(write_png(image), image.size)
+        decoded[name] = Decoded(pack(image), image.size)
     return decoded
 
 

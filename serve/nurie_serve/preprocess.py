@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
 import numpy as np
@@ -16,32 +15,28 @@ from nurie.inference.png import write_png
 _LINE_STYLE = "xdog"
 
 
-def draw_lines(png: bytes) -> bytes:
+def draw_lines(picture: Image.Image) -> bytes:
     """Lines along the edges of a picture: a grey PNG, 255 is paper; slow.
 
     Args:
-        png: A checked picture.
+        picture: A checked picture.
     """
-    pixels = np.asarray(to_rgb(_open(png)))
+    pixels = np.asarray(to_rgb(picture))
     # The same picture gives the same lines.
     sketch = sketch_from_image(pixels, _LINE_STYLE, np.random.default_rng(0))
     return write_png(Image.fromarray((sketch * 255).round().astype(np.uint8)))
 
 
-def find_mask(png: bytes) -> bytes:
+def find_mask(picture: Image.Image) -> bytes:
     """The mask that a sketch gets by itself, or the alpha of a cut-out picture; slow.
 
     Args:
-        png: A checked picture.
+        picture: A checked picture.
 
     Returns:
         A grey PNG, 255 on the figure.
     """
-    return write_png(find_figure(_open(png)))
+    return write_png(find_figure(picture))
 
 
-KINDS: dict[str, Callable[[bytes], bytes]] = {"line": draw_lines, "mask": find_mask}
-
-
-def _open(png: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(png), formats=["PNG"])
+KINDS: dict[str, Callable[[Image.Image], bytes]] = {"line": draw_lines, "mask": find_mask}

@@ -19,9 +19,10 @@ from nurie_serve.decoding import DecoderPool
 from nurie_serve.dispatch import Dispatcher
 from nurie_serve.documents import JobDocument
 from nurie_serve.form import Decoded, batch_key, check_other_side, choose_seed, decode
+from nurie_serve.jobs.pixels import unpack
 from nurie_serve.jobs.replicas import ReplicaBoard
 from nurie_serve.jobs.store import JobStore, NewJob, QueueFull, Snapshot
-from nurie_serve.jobs.tables import FINAL, QUEUED, Image
+from nurie_serve.jobs.tables import FINAL, Image
 from nurie_serve.preprocess import KINDS
 from nurie_serve.schema import limited_controls
 from nurie_serve.view import job_document
@@ -157,8 +158,8 @@ class Service:
         Raises:
             QueueFull: If so many jobs have no place in the queue.
         """
-        counts = await asyncio.to_thread(self.store.counts)
-        if counts.get(QUEUED, 0) + count > self.config.max_queued_requests:
+        queued = await asyncio.to_thread(self.store.num_queued)
+        if queued + count > self.config.max_queued_requests:
             raise QueueFull
 
     async def decode(self, files: dict[str, bytes], limits: LimitsConfig) -> dict[str, Decoded]:
@@ -186,13 +187,13 @@ class Service:
         if isinstance(picture, str):
             found = await asyncio.to_thread(self.find_upload, caller, name, picture)
             try:
-                png = await asyncio.to_thread(self.store.pictures.read, found[0])
+                packed = await asyncio.to_thread(self.store.pictures.read, found[0])
             except FileNotFoundError:
                 raise errors.not_found(f"upload {picture} (for {name})") from None
         else:
-            png = (await self.decode({name: picture}, caller.limits))[name].png
+            packed = (await self.decode({name: picture}, caller.limits))[name].packed
         async with self._decoding:
-            return await asyncio.to_thread(KINDS[kind], png)
+            return await asyncio.to_thread(lambda: KINDS[kind](unpack(packed)))
 
     async def find(self, owner: str, job_id: str) -> Snapshot:
         """An owner's job.
@@ -303,7 +304,7 @@ class Service:
         for name, upload_id in asked.uploads.items():
             inputs[name], sizes[name] = self.find_upload(caller, name, upload_id)
         check_other_side(sizes["sketch"], params, caller.limits.max_side)
-        checked = [(each.png, each.size) for each in decoded.values()]
+        checked = [(each.packed, each.size) for each in decoded.values()]
         kept = self.store.pictures.add_all(caller.name, checked) if checked else []
         inputs |= {name: picture.id for name, picture in zip(decoded, kept, strict=True)}
         return inputs, sizes

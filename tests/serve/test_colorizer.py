@@ -16,10 +16,13 @@ from nurie.inference.pipeline import ColorizationPipeline
 from nurie_serve import run
 from nurie_serve.colorizer import Colorizer
 from nurie_serve.jobs.files import PictureFiles
+from nurie_serve.jobs.pixels import pack
 from nurie_serve.jobs.store import JobStore, NewJob
-from tests.serve.conftest import INFO, PNG, UNLUCKY, Painter, encode, line_drawing
+from tests.serve.conftest import INFO, UNLUCKY, Painter, line_drawing
 from tests.serve.waiting import eventually
 from tests.tiny import tiny_components, tiny_model
+
+PACKED = pack(line_drawing())
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def colorizer(config: ServeConfig, painter: Painter) -> Colorizer:
 
 
 def submit(store: JobStore, seed: int, steps: int = 1, **others) -> str:
-    pictures = [store.pictures.add("me", PNG, (64, 64)).id for _ in range(2)]
+    pictures = [store.pictures.add("me", PACKED, (64, 64)).id for _ in range(2)]
     inputs = dict(zip(("sketch", "reference"), pictures, strict=True))
     params = {"seed": seed, "num_inference_steps": steps}
     return store.submit(NewJob("me", params, inputs, f"{steps}", "0", **others)).job.id
@@ -218,10 +221,10 @@ def test_a_replica_encodes_a_reference_once(
     write_manifest(folder)
     replica = Colorizer(config.model_copy(update={"model": str(folder)}))
     cache = replica._pipeline.reference_cache
-    reference = store.pictures.add("me", PNG, (64, 64)).id
+    reference = store.pictures.add("me", PACKED, (64, 64)).id
     made = []
     for number in range(3):
-        drawn = encode(line_drawing(64 + 32 * number, 64 + 32 * number))
+        drawn = pack(line_drawing(64 + 32 * number, 64 + 32 * number))
         sketch = store.pictures.add("me", drawn, (64, 64)).id
         inputs = {"sketch": sketch, "reference": reference}
         params = {"seed": number, "num_inference_steps": 1, "height": 64, "width": 64}

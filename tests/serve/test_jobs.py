@@ -281,7 +281,7 @@ def test_store_that_does_not_answer(
         raise OperationalError("BEGIN", None, Exception("database is locked"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(JobStore, "counts", locked)
+        patch.setattr(JobStore, "num_queued", locked)
         response = client.post("/v1/jobs", files=files)
     check(response, 503, "store_unavailable")
     assert "retry-after" in response.headers
@@ -309,7 +309,7 @@ def test_visitor_who_leaves_while_accepted_leaves_no_job(
         with pytest.raises(asyncio.CancelledError):
             await accepting
         left.set()
-        await asyncio.to_thread(eventually, lambda: service.store.counts() == {"cancelled": 1})
+        await asyncio.to_thread(eventually, lambda: service.store.load()[0] == {"cancelled": 1})
 
     monkeypatch.setattr(service.store, "submit", submit_slowly)
     asyncio.run(leave())

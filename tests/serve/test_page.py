@@ -132,9 +132,9 @@ def test_the_server_finds_mask_and_lines(page: Page, studio: Studio) -> None:
     expect(page.locator("[data-input=mask] img[alt='mask.png']")).to_be_visible()
     run(page)
     (sketch,), (mask,) = studio.last.sketch, studio.last.foreground_mask
-    lines = draw_lines(encode(painting))
+    lines = draw_lines(painting)
     assert np.array_equal(sketch.convert("L"), Image.open(io.BytesIO(lines)))
-    assert np.array_equal(mask, Image.open(io.BytesIO(find_mask(lines))))
+    assert np.array_equal(mask, Image.open(io.BytesIO(find_mask(Image.open(io.BytesIO(lines))))))
     assert [mask.getpixel(place) for place in ((32, 24), (3, 3))] == [255, 0]
 
 

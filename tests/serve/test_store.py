@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import signal
 import sqlite3
@@ -80,6 +81,10 @@ def stored_files(store: JobStore) -> list[Path]:
     return [path for path in Path(store.config.folder).glob("*/**/*") if path.is_file()]
 
 
+def counts(store: JobStore) -> dict[str, int]:
+    return store.load()[0]
+
+
 def kinds(store: JobStore, job_id: str) -> list[str]:
     return [event.kind for event in store.events(job_id, 0)]
 
@@ -118,7 +123,7 @@ def test_the_queue_has_an_end(store: JobStore) -> None:
     submit(store)
     with pytest.raises(QueueFull):
         store.submit_all([new_job(store), new_job(store)])
-    assert store.counts() == {"queued": 1}, "all or none"
+    assert counts(store) == {"queued": 1}, "all or none"
     submit(store)
     with pytest.raises(QueueFull):
         submit(store)
@@ -137,7 +142,7 @@ def test_many_takers_take_each_job_once(store: JobStore, queue: WorkQueue) -> No
     with ThreadPoolExecutor(8) as pool:
         done = [job_id for jobs in pool.map(worker, range(8)) for job_id in jobs]
     assert sorted(done) == sorted(job_ids)
-    assert store.counts() == {"succeeded": 60}
+    assert counts(store) == {"succeeded": 60}
 
 
 def test_fifty_equal_keys_at_once_are_one_job(store: JobStore) -> None:
@@ -146,7 +151,7 @@ def test_fifty_equal_keys_at_once_are_one_job(store: JobStore) -> None:
 
     with ThreadPoolExecutor(50) as pool:
         assert len(set(pool.map(send, range(50)))) == 1
-    assert store.counts() == {"queued": 1}
+    assert counts(store) == {"queued": 1}
 
 
 def test_key_stands_for_one_request_of_one_owner(store: JobStore) -> None:
@@ -243,9 +248,9 @@ def test_cancel_storm(store: JobStore, queue: WorkQueue) -> None:
     sum_finished = sum(finished)
     while batch := queue.take("rest", 4):
         sum_finished += sum(finish(queue, "rest", each) for each in batch)
-    counts = store.counts()
-    assert counts["succeeded"] == sum_finished
-    assert sum(counts.values()) == 60
+    by_status = counts(store)
+    assert by_status["succeeded"] == sum_finished
+    assert sum(by_status.values()) == 60
     for job_id in job_ids:
         ends = [kind for kind in kinds(store, job_id) if kind in ("done", "cancelled")]
         assert len(ends) == 1
@@ -311,6 +316,45 @@ def test_bytes_are_limited(store: JobStore, queue: WorkQueue) -> None:
     assert len(store.list_jobs(ME, "succeeded", 9, None)) == 3
     with pytest.raises(StorageFull):
         store.pictures.add(ME, b"x" * 2**20, (64, 64))
+
+
+def test_deleting_makes_room_at_once(store: JobStore) -> None:
+    half = b"x" * (2**19 + 1)
+    upload = store.pictures.add(ME, half, (64, 64), expires_at=time.time() + 60)
+    for _ in range(2):
+        with pytest.raises(StorageFull):
+            store.pictures.add(ME, half, (64, 64))
+    store.pictures.forget(ME, upload.id)
+    store.pictures.add(ME, half, (64, 64))
+
+
+@pytest.mark.parametrize("config", ["sqlite"], indirect=True)
+def test_finished_jobs_do_not_slow_new_ones_down(
+    store: JobStore, queue: WorkQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nurie_serve.jobs.pictures.SUM_EVERY_S", 3600.0)
+
+    def steps() -> int:
+        """Instructions of SQLite's machine for one job's way through the store."""
+        count = itertools.count()
+        with store._engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, sqlite3.Connection)
+        raw.set_progress_handler(lambda: next(count) and 0, 1)
+        job_id = submit(store)
+        store.num_queued()
+        finish(queue, "lease", queue.take("lease", 1)[0])
+        assert store.get(ME, job_id) is not None
+        raw.set_progress_handler(None, 1)
+        return next(count)
+
+    for _ in range(30):
+        steps()
+    few = steps()
+    for _ in range(300):
+        steps()
+    assert few > 1000
+    assert steps() < 1.1 * few
 
 
 def test_full_disk_leaves_no_half_file(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:

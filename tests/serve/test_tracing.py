@@ -79,10 +79,15 @@ NEW_IN = {
             for name in ("webhook", "webhook_tries", "webhook_status", "webhook_due")
         ),
     ),
+    4: (
+        "DROP INDEX jobs_ended",
+        "CREATE INDEX jobs_finished ON jobs (finished_at)",
+        "CREATE INDEX pictures_digest ON pictures (owner, digest)",
+    ),
 }
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_older_store_is_upgraded(tmp_path: Path, version: int) -> None:
     def layout() -> tuple[set, set]:
         with sqlite3.connect(tmp_path / "jobs.db") as connection:

@@ -45,7 +45,8 @@ def _delete(store: JobStore, files: list[str]) -> None:
 
 
 def _too_old(session: Session, store: JobStore) -> list[Job]:
-    query = select(Job).where(Job.finished_at < time.time() - store.config.keep_s)
+    ended = Job.status.in_(FINAL), Job.finished_at < time.time() - store.config.keep_s
+    query = select(Job).where(*ended)
     return list(session.scalars(query.limit(ROUND).with_for_update(skip_locked=True)))
 
 
@@ -55,7 +56,7 @@ def _too_many(session: Session, store: JobStore) -> list[Job]:
     too_many = finished - store.config.max_kept
     if too_many <= 0 and kept_bytes(session) <= store.config.max_bytes:
         return []
-    query = select(Job).where(Job.finished_at.is_not(None)).order_by(Job.finished_at)
+    query = select(Job).where(Job.status.in_(FINAL)).order_by(Job.finished_at)
     limit = min(ROUND, max(1, too_many))
     return list(session.scalars(query.limit(limit).with_for_update(skip_locked=True)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Sequence
 
@@ -12,13 +13,15 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from nurie.config.serve import JobsConfig
 from nurie_serve.jobs.files import PictureFiles
-from nurie_serve.jobs.rows import input_file, kept_bytes
+from nurie_serve.jobs.rows import input_file
 from nurie_serve.jobs.sessions import WritingSessions
-from nurie_serve.jobs.tables import FINAL, Image, Job, JobInput, Picture, new_id
+from nurie_serve.jobs.tables import JobInput, Picture, new_id
+
+SUM_EVERY_S = 1.0
 
 
 class StorageFull(Exception):
-    """The pictures of unfinished jobs alone fill the store."""
+    """The pictures that came in alone fill the store."""
 
 
 class PictureStore:
@@ -42,6 +45,9 @@ class PictureStore:
         self._files = files
         self._reading = reading
         self._writing = writing
+        self._summing = threading.Lock()
+        self._used = 0
+        self._summed_at = float("-inf")
 
     def add(
         self, owner: str, data: bytes, size: tuple[int, int], expires_at: float | None = None
@@ -59,14 +65,13 @@ class PictureStore:
 
         Args:
             owner: Whose.
-            checked: PNG file, width and height of each.
+            checked: Packed pixels, width and height of each.
             expires_at: Of an upload; other pictures go with their last job.
 
         Raises:
             StorageFull: If there is no room for them.
         """
-        with self._reading.begin() as session:
-            self._check_room(session, sum(len(data) for data, _ in checked))
+        self._check_room(sum(len(data) for data, _ in checked))
         now = time.time()
         pictures = [
             Picture(
@@ -100,7 +105,7 @@ class PictureStore:
         return picture if picture is not None and picture.owner == owner else None
 
     def read(self, picture_id: str) -> bytes:
-        """The PNG of a picture.
+        """A picture, packed.
 
         Raises:
             FileNotFoundError: If it is gone.
@@ -123,17 +128,18 @@ class PictureStore:
         self._files.delete(input_file(picture_id))
         return True
 
-    def read_input(self, job_id: str, name: str) -> bytes | None:
-        """The PNG of a job's input."""
-        query = select(JobInput.picture_id).where(JobInput.job_id == job_id, JobInput.name == name)
-        with self._reading.begin() as session:
-            picture_id = session.scalar(query)
-        return None if picture_id is None else self.read(picture_id)
+    def _check_room(self, num_bytes: int) -> None:
+        """Results make room when jobs are cleaned up, so that these pictures alone count.
 
-    def _check_room(self, session: Session, num_bytes: int) -> None:
-        used = kept_bytes(session) + num_bytes
-        if used <= self._config.max_bytes:
-            return
-        finished = select(func.sum(Image.num_bytes)).join(Job).where(Job.status.in_(FINAL))
-        if used - (session.scalar(finished) or 0) > self._config.max_bytes:
-            raise StorageFull
+        Many are slow to sum: that is done once in a while, and before anything is refused.
+        """
+        with self._summing:
+            self._used += num_bytes
+            too_much = self._used > self._config.max_bytes
+            if too_much or time.monotonic() - self._summed_at > SUM_EVERY_S:
+                with self._reading.begin() as session:
+                    found = session.scalar(select(func.sum(Picture.num_bytes))) or 0
+                self._used, self._summed_at = found + num_bytes, time.monotonic()
+            if self._used > self._config.max_bytes:
+                self._used -= num_bytes
+                raise StorageFull

@@ -29,7 +29,7 @@ RECENT = 20
 
 def input_file(picture_id: str) -> str:
     """Name of the file of a picture that came in."""
-    return f"inputs/{picture_id}.png"
+    return f"inputs/{picture_id}.arrow"
 
 
 def note(session: Session, event: str, job: Job, **fields: Any) -> None:
@@ -91,6 +91,11 @@ def count_jobs(session: Session) -> dict[str, int]:
     """Jobs by status, of all owners."""
     rows = session.execute(select(Job.status, func.count()).group_by(Job.status))
     return {row[0]: row[1] for row in rows}
+
+
+def num_queued(session: Session) -> int:
+    """Jobs that wait, of all owners."""
+    return session.scalar(select(func.count()).where(Job.status == QUEUED)) or 0
 
 
 def place_in_queue(session: Session, job: Job) -> int:

@@ -23,6 +23,7 @@ from nurie_serve.jobs.rows import (
     estimate_pace,
     kept_bytes,
     note,
+    num_queued,
     place_in_queue,
     remove_job,
 )
@@ -189,8 +190,7 @@ class JobStore:
             QueueFull: If too few places are free.
             OwnerBusy: If their owner would have too many.
         """
-        waiting = session.scalar(select(func.count()).where(Job.status == QUEUED)) or 0
-        if waiting + len(new) > self.max_queued:
+        if num_queued(session) + len(new) > self.max_queued:
             raise QueueFull
         check_owner(session, new)
         return [self._accept(session, each) for each in new]
@@ -320,10 +320,10 @@ class JobStore:
                 found.setdefault(owner, {})[status] = count
         return found
 
-    def counts(self) -> dict[str, int]:
-        """Jobs by status, of all owners."""
+    def num_queued(self) -> int:
+        """Jobs that wait, of all owners."""
         with self.reading.begin() as session:
-            return count_jobs(session)
+            return num_queued(session)
 
     def snapshot(self, session: Session, job: Job) -> Snapshot:
         """A job as it is within a transaction."""

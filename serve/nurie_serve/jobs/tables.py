@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 UPGRADES = {
     1: ("ALTER TABLE jobs ADD COLUMN traceparent VARCHAR",),
     2: (
@@ -33,6 +33,11 @@ UPGRADES = {
         "ALTER TABLE jobs ADD COLUMN webhook_status INTEGER",
         "ALTER TABLE jobs ADD COLUMN webhook_due DOUBLE PRECISION",
         "CREATE INDEX jobs_webhook ON jobs (webhook_due)",
+    ),
+    3: (
+        "DROP INDEX jobs_finished",
+        "CREATE INDEX jobs_ended ON jobs (status, finished_at)",
+        "DROP INDEX pictures_digest",
     ),
 }
 """What makes the next version of each older one."""
@@ -116,7 +121,7 @@ class Job(Table):
         Index("jobs_idempotency", "owner", "idempotency_key", unique=True),
         Index("jobs_lease", "lease"),
         Index("jobs_batch", "batch_id"),
-        Index("jobs_finished", "finished_at"),
+        Index("jobs_ended", "status", "finished_at"),
         Index("jobs_webhook", "webhook_due"),
     )
 
@@ -136,7 +141,7 @@ class Batch(Table):
 
 
 class Picture(Table):
-    """A picture that came in, decoded, checked and written anew as PNG."""
+    """A picture that came in, decoded and checked; its file has nothing but pixels."""
 
     __tablename__ = "pictures"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -149,7 +154,6 @@ class Picture(Table):
     created_at: Mapped[float]
     expires_at: Mapped[float | None]
     """Of an upload; other pictures go with their last job."""
-    __table_args__ = (Index("pictures_digest", "owner", "digest"),)
 
 
 class JobInput(Table):

@@ -202,7 +202,7 @@ class WorkQueue:
         return bool(jobs)
 
     def read_input(self, picture_id: str) -> bytes:
-        """The PNG of a job's input."""
+        """A job's input, packed."""
         return self._store.pictures.read(picture_id)
 
     def _any_waiting(self, batch_key: str | None) -> bool:

@@ -164,7 +164,7 @@ async def _source(
     except (ImageError, Problem) as error:
         return Source(_name(part), error=to_problem(error).document())
     add = service.store.pictures.add
-    picture = await asyncio.to_thread(add, caller.name, decoded.png, decoded.size)
+    picture = await asyncio.to_thread(add, caller.name, decoded.packed, decoded.size)
     return Source(_name(part), picture.id, decoded.size)
 
 

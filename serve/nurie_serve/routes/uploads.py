@@ -59,7 +59,7 @@ def router(service: Service) -> APIRouter:
         decoded = (await service.decode({FIELD: data}, caller.limits))[FIELD]
         expires_at = time.time() + service.config.jobs.keep_s
         picture = await asyncio.to_thread(
-            pictures.add, caller.name, decoded.png, decoded.size, expires_at
+            pictures.add, caller.name, decoded.packed, decoded.size, expires_at
         )
         return _document(picture)
 
