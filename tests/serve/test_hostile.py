@@ -109,7 +109,7 @@ def test_names_of_files(client: TestClient, config, name: str) -> None:
     assert response.headers["content-type"] == "application/json"
     assert "x-evil" not in response.headers
     kept = {file.name for file in Path(config.jobs.folder).rglob("*") if file.is_file()}
-    ours = re.compile(r"upl_[0-9a-f]+\.png|lease[\w-]*\.ora|jobs\.db(-wal|-shm)?")
+    ours = re.compile(r"upl_[0-9a-f]+\.arrow|lease[\w-]*\.ora|jobs\.db(-wal|-shm)?")
     assert {file for file in kept if not ours.fullmatch(file)} == set()
     assert not (Path(config.jobs.folder).parent / "x").exists()
 
