@@ -8,6 +8,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 
 from nurie.config.serve import ServeConfig
 from nurie_serve.colorizer import Colorizer
@@ -19,6 +20,11 @@ APP_NAME = "nurie"
 HEALTH_CHECK_PERIOD_S = 1.0
 DRAIN_MARGIN_S = 10.0
 """Beyond the deadline, for writing the last answers."""
+BACKOFF_S, MAX_BACKOFF_S = 0.05, 0.5
+"""Time between two looks at busy replicas, for each of them; and at most, as is usual in Ray Serve.
+
+A call stands for a job, but a replica takes several jobs at one. After a crowd the calls that are
+left stand before those of new jobs, each of which waits for the next look."""
 MAX_CONNECTIONS = 2000
 """Requests, waiting ones and event streams included, that the HTTP application holds at once."""
 
@@ -78,6 +84,9 @@ def _colorizer(config: ServeConfig) -> serve.Deployment:
             "num_gpus": config.num_gpus,
             "runtime_env": _environment(config.num_threads),
         },
+        request_router_config=RequestRouterConfig(
+            max_backoff_s=min(MAX_BACKOFF_S, BACKOFF_S * config.autoscaling.max_replicas)
+        ),
         # A batch may take as long as a job; what is cut off is done again by another.
         graceful_shutdown_timeout_s=config.limits.deadline_s,
         max_surge_percent=config.max_surge_percent,
