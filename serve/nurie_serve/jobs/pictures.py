@@ -18,6 +18,7 @@ from nurie_serve.jobs.sessions import WritingSessions
 from nurie_serve.jobs.tables import JobInput, Picture, new_id
 
 SUM_EVERY_S = 1.0
+"""Bytes of all pictures are summed anew after this time."""
 
 
 class StorageFull(Exception):

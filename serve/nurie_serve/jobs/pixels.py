@@ -36,7 +36,7 @@ def unpack(data: bytes) -> Image.Image:
     """Read what :func:`pack` has written.
 
     Raises:
-        pyarrow.ArrowInvalid: If the file is damaged.
+        pyarrow.ArrowInvalid: If the file is damaged; OSError if it is cut off.
     """
     with pa.ipc.open_stream(data) as reader:
         about = {key.decode(): value.decode() for key, value in reader.schema.metadata.items()}
