@@ -8,7 +8,6 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import RequestRouterConfig
 
 from nurie.config.serve import ServeConfig
 from nurie_serve.colorizer import Colorizer
@@ -84,9 +83,9 @@ def _colorizer(config: ServeConfig) -> serve.Deployment:
             "num_gpus": config.num_gpus,
             "runtime_env": _environment(config.num_threads),
         },
-        request_router_config=RequestRouterConfig(
-            max_backoff_s=min(MAX_BACKOFF_S, BACKOFF_S * config.autoscaling.max_replicas)
-        ),
+        request_router_config={
+            "max_backoff_s": min(MAX_BACKOFF_S, BACKOFF_S * config.autoscaling.max_replicas)
+        },
         # A batch may take as long as a job; what is cut off is done again by another.
         graceful_shutdown_timeout_s=config.limits.deadline_s,
         max_surge_percent=config.max_surge_percent,

@@ -21,7 +21,7 @@ from starlette.routing import Mount, Route
 import nurie_serve
 from nurie.config.serve import AutoscalingConfig, ServeConfig
 from nurie.inference.controls import CONTROLS
-from nurie_serve.app import build
+from nurie_serve.app import _colorizer, build
 from nurie_serve.colorizer import Colorizer
 from nurie_serve.ingress import create_api
 from nurie_serve.schema import SIDE_FIELDS
@@ -388,3 +388,10 @@ def test_openapi_describes_form_and_json(client: TestClient) -> None:
             assert {control.name for control in CONTROLS} < set(schema["properties"])
             assert {field.name for field in SIDE_FIELDS} < set(schema["properties"])
             assert schema["properties"]["width"]["maximum"] == 512
+
+
+@pytest.mark.parametrize(("replicas", "seconds"), [(1, 0.05), (4, 0.2), (100, 0.5)])
+def test_many_busy_replicas_are_looked_at_less_often(replicas: int, seconds: float) -> None:
+    config = ServeConfig(autoscaling=AutoscalingConfig(max_replicas=replicas))
+    router = _colorizer(config)._deployment_config.request_router_config
+    assert router.max_backoff_s == pytest.approx(seconds)
